@@ -1,0 +1,134 @@
+/*-------------------------------------------------------------------------
+ *
+ * concertmaster.h
+ *	  The map: what the rooms say to each other, under the file that says it.
+ *
+ * A room is the first word of a file's name.  Calls go one way:
+ *
+ *	 concertmaster -> job_launcher -> job_worker
+ *	   -> { install, index, partition, matview }
+ *	   -> { job_queue, job_call, relation, statement, shared_state, settings,
+ *		    compat }
+ *
+ * The rooms in the third line never call each other.  What only one room
+ * needs stays in that room (static, or in <room>.h).
+ *
+ * Two words used throughout: a job is a row that says what is to be done and
+ * when; a run is one execution of it, in one worker.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CONCERTMASTER_H
+#define CONCERTMASTER_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "fmgr.h"
+#include "storage/lockdefs.h"
+
+#define CM_SCHEMA			"concertmaster"
+
+/* What a job does.  The order is that of kind_names in job_queue.c. */
+typedef enum CmJobKind
+{
+	CM_JOB_REFRESH,				/* refresh one materialized view */
+	CM_JOB_ROLL,				/* roll one partition set forward */
+	CM_JOB_BUILD,				/* build one phase of index_plan */
+	CM_JOB_ADOPT,				/* finish what install() left pending */
+	CM_JOB_PRUNE				/* keep the history bounded */
+} CmJobKind;
+
+/* A job row as the rooms see it; palloc'd in the job's memory context. */
+typedef struct CmJob
+{
+	int64		job_id;
+	char	   *name;			/* unique, for instance "roll public.t" */
+	CmJobKind	kind;
+	char	   *schema_name;	/* NULL unless the job is about a relation */
+	char	   *relation_name;	/* likewise; for ADOPT the schema alone */
+	int			phase;			/* BUILD only, else 0 */
+	Oid			owner;			/* role that the run acts for */
+} CmJob;
+
+/*
+ * What a run reports.  A run that fails raises an error; one that had to be
+ * put off (a lock was not to be had within the deadline) says deferred and
+ * is tried again soon.
+ */
+typedef struct CmJobOutcome
+{
+	bool		deferred;
+	int			blocked_by;		/* pid that was in the way, 0 if not known */
+	char	   *message;		/* one line for job_run.message, or NULL */
+} CmJobOutcome;
+
+/* What cm_catalog_enter() and cm_owner_enter() changed, for the way back. */
+typedef struct CmScope
+{
+	Oid			save_userid;
+	int			save_sec_context;
+	int			save_nestlevel;
+	bool		spi;			/* this scope connected to SPI */
+} CmScope;
+
+/* in settings.c: every GUC; see the comment above each variable there */
+extern bool cm_enabled;
+extern int	cm_max_workers;
+extern int	cm_probe_interval;
+extern int	cm_ddl_deadline;
+extern int	cm_ddl_attempts;
+extern int	cm_retry_delay;
+extern int	cm_retry_delay_max;
+extern int	cm_history_runs;
+extern int	cm_history_age;
+extern void cm_settings_define(void);
+
+/* in shared_state.c: the one shared struct, workers' slots, databases' times */
+extern void cm_shared_wake_at_commit(void);
+extern void cm_progress_report(int64 done, int64 total, const char *fmt,...) pg_attribute_printf(3, 4);
+
+/* in statement.c: one statement, one short transaction, a deadline */
+extern void cm_session_pin(void);
+extern void cm_transaction_begin(Oid userid);
+extern void cm_transaction_commit(void);
+extern void cm_transaction_abort(void);
+extern bool cm_statement_run(const char *sql, Oid userid, int deadline_ms);
+extern bool cm_statement_retry(const char *sql, Oid userid);
+extern void cm_deadline_arm(int deadline_ms);
+extern bool cm_deadline_disarm(void);
+extern int	cm_lock_blocker(Oid relid, LOCKMODE mode);
+extern void cm_require_nonatomic(FunctionCallInfo fcinfo, const char *what);
+
+/* in relation.c: names, owners, who we act as */
+extern void cm_catalog_enter(CmScope *scope);
+extern void cm_owner_enter(CmScope *scope, Oid userid, bool restricted);
+extern void cm_scope_leave(CmScope *scope);
+extern Oid	cm_extension_owner(void);
+extern Oid	cm_relation_owner(Oid relid);
+extern void cm_relation_require_owner(Oid relid);
+extern char *cm_relation_quoted(Oid relid);
+extern Oid	cm_relation_resolve(const char *schema_name, const char *relation_name);
+extern void cm_relation_remember(Oid relid);
+extern void cm_relations_reconcile(void);
+extern void cm_require_primary(const char *what);
+
+/* in job_queue.c: the job table: make, drop, claim, finish */
+extern int64 cm_job_upsert(CmJobKind kind, Oid relid, int phase,
+						   Interval *every, bool run_now);
+extern int64 cm_job_upsert_named(const char *name, CmJobKind kind,
+								 const char *schema_name, int phase,
+								 Interval *every, bool run_now);
+extern bool cm_job_remove(CmJobKind kind, Oid relid, int phase);
+extern char *cm_job_name(CmJobKind kind, Oid relid, int phase);
+
+/* in job_call.c: run a job in a worker and wait, from a CALLed procedure */
+extern bool cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message);
+
+/* in index_build.c, partition_apply.c, matview_refresh.c, install_apply.c */
+extern void cm_index_run(const CmJob *job, CmJobOutcome *outcome);
+extern void cm_partition_run(const CmJob *job, CmJobOutcome *outcome);
+extern void cm_matview_run(const CmJob *job, CmJobOutcome *outcome);
+extern void cm_install_run(const CmJob *job, CmJobOutcome *outcome);
+
+#endif							/* CONCERTMASTER_H */

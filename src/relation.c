@@ -1,0 +1,308 @@
+/*-------------------------------------------------------------------------
+ *
+ * relation.c
+ *	  Which relation a name means, who owns it, and as whom we act.
+ *
+ * The catalog tables that are dumped name relations by schema and name,
+ * because an oid means nothing after a restore.  Beside them relation_map,
+ * which is not dumped, remembers the oid that each name had.  With both,
+ * cm_relations_reconcile() can follow a rename (same oid, other name: the
+ * names are corrected in every table) and survive a restore (no oid yet: the
+ * name is looked up).  It runs before each job and at each door that changes
+ * the tables.
+ *
+ * Acting: catalog tables are read and written as the extension's owner, work
+ * on a user's relation is done as that relation's owner, both with a
+ * search_path of pg_catalog alone.  cm_catalog_enter() and cm_owner_enter()
+ * switch, cm_scope_leave() goes back; after an error the (sub)transaction's
+ * abort restores role and settings, so no cleanup code is needed.
+ *
+ * Locks: cm_relations_reconcile() takes relation_map in SHARE ROW EXCLUSIVE
+ * mode, only when something is to be written, so that two processes do not
+ * correct the same names at once; readers of the map do not wait.
+ *
+ * What it does not do: it never locks or opens a user's relation.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "concertmaster.h"
+
+/* Every dumped table that names relations. */
+static const struct
+{
+	const char *table;
+	const char *schema_column;
+	const char *name_column;
+}			named_in[] =
+{
+	{"job", "schema_name", "relation_name"},
+	{"index_plan", "schema_name", "table_name"},
+	{"partition_set", "schema_name", "table_name"},
+	{"matview", "schema_name", "view_name"},
+};
+
+/* Become userid with the given extra context flags and a pinned path. */
+static void
+enter_scope(CmScope *scope, Oid userid, int flags)
+{
+	GetUserIdAndSecContext(&scope->save_userid, &scope->save_sec_context);
+	SetUserIdAndSecContext(userid, scope->save_sec_context | flags);
+	scope->save_nestlevel = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	scope->spi = false;
+}
+
+/*
+ * Act on the extension's own tables: its owner's role, a pinned path, and an
+ * SPI connection.  Leave by cm_scope_leave(); results that shall outlive it
+ * are copied with SPI_palloc or into a context of the caller's.
+ */
+void
+cm_catalog_enter(CmScope *scope)
+{
+	enter_scope(scope, cm_extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	scope->spi = true;
+}
+
+/*
+ * Act as a relation's owner.  restricted adds SECURITY_RESTRICTED_OPERATION,
+ * right around our own DML and expression evaluation, wrong around REFRESH,
+ * CREATE INDEX and DETACH, which add their own.
+ */
+void
+cm_owner_enter(CmScope *scope, Oid userid, bool restricted)
+{
+	enter_scope(scope, userid,
+				SECURITY_LOCAL_USERID_CHANGE |
+				(restricted ? SECURITY_RESTRICTED_OPERATION : 0));
+}
+
+/* Go back to the role, path and SPI level before the matching enter. */
+void
+cm_scope_leave(CmScope *scope)
+{
+	if (scope->spi)
+		SPI_finish();
+	AtEOXact_GUC(false, scope->save_nestlevel);
+	SetUserIdAndSecContext(scope->save_userid, scope->save_sec_context);
+}
+
+/* The role that owns the extension's schema, hence its tables. */
+Oid
+cm_extension_owner(void)
+{
+	HeapTuple	tuple = SearchSysCache1(NAMESPACENAME, CStringGetDatum(CM_SCHEMA));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"concertmaster\" is not installed in this database"),
+				 errhint("Run CREATE EXTENSION concertmaster.")));
+	owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* The owner of a relation; an error if it is gone. */
+Oid
+cm_relation_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/*
+ * Refuse unless the current user owns the relation (or is a member of the
+ * role that does, or a superuser).  SQLSTATE 42501, as core says it.
+ */
+void
+cm_relation_require_owner(Oid relid)
+{
+	if (!cm_compat_relation_ownercheck(relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER,
+					   get_relkind_objtype(get_rel_relkind(relid)),
+					   get_rel_name(relid));
+}
+
+/* schema.name, each part quoted where needed, palloc'd. */
+char *
+cm_relation_quoted(Oid relid)
+{
+	char	   *name = get_rel_name(relid);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name);
+}
+
+/* Refuse on a standby.  what names the refused action, for the message. */
+void
+cm_require_primary(const char *what)
+{
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot execute %s during recovery", what),
+				 errdetail("This server is a standby."),
+				 errhint("Connect to the primary; the standby takes over the work by itself when it is promoted.")));
+}
+
+/*
+ * The relation that (schema_name, relation_name) means, or InvalidOid.  The
+ * names are those of a catalog table's row, after cm_relations_reconcile().
+ */
+Oid
+cm_relation_resolve(const char *schema_name, const char *relation_name)
+{
+	Oid			nspoid = get_namespace_oid(schema_name, true);
+
+	return OidIsValid(nspoid) ? get_relname_relid(relation_name, nspoid) : InvalidOid;
+}
+
+/*
+ * Remember that the relation's present name means this oid.  Caller is in a
+ * cm_catalog_enter() scope.
+ */
+void
+cm_relation_remember(Oid relid)
+{
+	Oid			types[3] = {NAMEOID, NAMEOID, OIDOID};
+	NameData	schema_name;
+	NameData	relation_name;
+	Datum		values[3];
+
+	namestrcpy(&schema_name, get_namespace_name(get_rel_namespace(relid)));
+	namestrcpy(&relation_name, get_rel_name(relid));
+	values[0] = NameGetDatum(&schema_name);
+	values[1] = NameGetDatum(&relation_name);
+	values[2] = ObjectIdGetDatum(relid);
+	SPI_execute_with_args("INSERT INTO concertmaster.relation_map (schema_name, relation_name, relid)"
+						  " VALUES ($1, $2, $3)"
+						  " ON CONFLICT (schema_name, relation_name) DO UPDATE SET relid = EXCLUDED.relid"
+						  " WHERE relation_map.relid <> EXCLUDED.relid",
+						  3, types, values, NULL, false, 0);
+}
+
+/* Is there anything for cm_relations_reconcile() to write? */
+static bool
+reconcile_needed(void)
+{
+	SPI_execute("SELECT 1 FROM concertmaster.relation_map m"
+				"  LEFT JOIN pg_class c ON c.oid = m.relid"
+				"  LEFT JOIN pg_namespace n ON n.oid = c.relnamespace"
+				" WHERE (n.nspname, c.relname) IS DISTINCT FROM (m.schema_name, m.relation_name)"
+				" UNION ALL "
+				"SELECT 1 FROM concertmaster.managed_names v"
+				" WHERE v.relid IS NULL AND EXISTS"
+				"       (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+				"         WHERE n.nspname = v.schema_name AND c.relname = v.relation_name)"
+				" LIMIT 1", true, 1);
+	return SPI_processed > 0;
+}
+
+/*
+ * Give every dumped table the present names of the relations it means.
+ * In two passes, through names that no relation has, so that two relations
+ * which exchanged their names do not collide half way.
+ */
+static void
+follow_renames(void)
+{
+	for (int i = 0; i < lengthof(named_in); i++)
+	{
+		StringInfoData sql;
+
+		initStringInfo(&sql);
+		appendStringInfo(&sql,
+						 "UPDATE concertmaster.%s t SET %s = '', %s = m.relid::text%s"
+						 "  FROM concertmaster.relation_map m"
+						 "  JOIN pg_class c ON c.oid = m.relid"
+						 "  JOIN pg_namespace n ON n.oid = c.relnamespace"
+						 " WHERE t.%s = m.schema_name AND t.%s = m.relation_name"
+						 "   AND (n.nspname, c.relname) IS DISTINCT FROM (m.schema_name, m.relation_name)",
+						 named_in[i].table, named_in[i].schema_column, named_in[i].name_column,
+						 i == 0 ? ", name = 'renamed ' || t.job_id" : "",
+						 named_in[i].schema_column, named_in[i].name_column);
+		SPI_execute(sql.data, false, 0);
+
+		resetStringInfo(&sql);
+		appendStringInfo(&sql,
+						 "UPDATE concertmaster.%s t SET %s = n.nspname, %s = c.relname%s"
+						 "  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+						 " WHERE t.%s = '' AND t.%s = c.oid::text::name",
+						 named_in[i].table, named_in[i].schema_column, named_in[i].name_column,
+						 i == 0 ? ", name = t.kind || ' ' || format('%I.%I', n.nspname, c.relname)" : "",
+						 named_in[i].schema_column, named_in[i].name_column);
+		SPI_execute(sql.data, false, 0);
+	}
+}
+
+/*
+ * Bring names, oids and owners in step: follow renames and changes of schema
+ * and owner, forget the oids of relations that are gone, look up names that
+ * have no oid yet.  Caller is in a transaction that may write.
+ */
+void
+cm_relations_reconcile(void)
+{
+	CmScope		scope;
+
+	cm_catalog_enter(&scope);
+	if (reconcile_needed())
+	{
+		SPI_execute("LOCK TABLE concertmaster.relation_map IN SHARE ROW EXCLUSIVE MODE", false, 0);
+		follow_renames();
+		SPI_execute("DELETE FROM concertmaster.relation_map m"
+					" WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+					"   WHERE c.oid = m.relid AND n.nspname = m.schema_name AND c.relname = m.relation_name)",
+					false, 0);
+		SPI_execute("INSERT INTO concertmaster.relation_map (schema_name, relation_name, relid)"
+					" SELECT DISTINCT v.schema_name, v.relation_name, c.oid"
+					"   FROM concertmaster.managed_names v"
+					"   JOIN pg_namespace n ON n.nspname = v.schema_name"
+					"   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = v.relation_name"
+					"  WHERE v.relid IS NULL"
+					" ON CONFLICT DO NOTHING",
+					false, 0);
+	}
+	SPI_execute("UPDATE concertmaster.job j SET owner = r.rolname"
+				"  FROM concertmaster.relation_map m JOIN pg_class c ON c.oid = m.relid"
+				"  JOIN pg_roles r ON r.oid = c.relowner"
+				" WHERE m.schema_name = j.schema_name AND m.relation_name = j.relation_name"
+				"   AND j.owner <> r.rolname",
+				false, 0);
+	cm_scope_leave(&scope);
+}

@@ -1,0 +1,340 @@
+/*-------------------------------------------------------------------------
+ *
+ * statement.c
+ *	  One statement, one short transaction, a deadline.
+ *
+ * Every DDL statement that a worker runs comes through cm_statement_run():
+ * it starts a transaction, becomes the given role, parses, plans and runs the
+ * text as a top-level statement through a portal (CREATE INDEX CONCURRENTLY
+ * and DETACH CONCURRENTLY commit inside and are refused anywhere else),
+ * commits, and becomes the session's role again.  Whatever happens, it
+ * returns or throws outside of any transaction.
+ *
+ * The deadline is a timer over the whole statement.  lock_timeout would not
+ * do: it counts anew for every lock, and a statement that takes three locks
+ * can make others queue three times as long.  When the timer fires, it asks
+ * for a query cancel exactly as SIGINT does; a flag tells our cancel from a
+ * user's.  A deadlock in which the statement was the victim counts as the
+ * same thing: it was put off, not refused.
+ *
+ * Parse and plan trees live in a context under TopMemoryContext, because the
+ * statement may commit before it is done with them.
+ *
+ * Locks: none of its own.  After an error the transaction is aborted here,
+ * which releases what the statement took; the tree context is deleted here.
+ *
+ * What it does not do: choose what to do when a statement was put off (the
+ * callers do), or run more than one statement of a text (it refuses).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "common/pg_prng.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "parser/analyze.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "tcop/utility.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/wait_event.h"
+
+#include "compat.h"
+#include "concertmaster.h"
+
+/* The timer, registered once per process; and whether it went off. */
+static TimeoutId deadline_timeout = MAX_TIMEOUTS;
+static volatile sig_atomic_t deadline_fired = false;
+
+/* Timer handler: ask for a cancel, as StatementCancelHandler does. */
+static void
+deadline_handler(void)
+{
+	deadline_fired = true;
+	InterruptPending = true;
+	QueryCancelPending = true;
+	SetLatch(MyLatch);
+}
+
+/*
+ * Start the deadline.  Every call is paired with cm_deadline_disarm(), in the
+ * error path too.  Zero means none.
+ */
+void
+cm_deadline_arm(int deadline_ms)
+{
+	deadline_fired = false;
+	if (deadline_ms <= 0)
+		return;
+	if (deadline_timeout == MAX_TIMEOUTS)
+		deadline_timeout = RegisterTimeout(USER_TIMEOUT, deadline_handler);
+	enable_timeout_after(deadline_timeout, deadline_ms);
+}
+
+/*
+ * Stop the deadline.  Returns whether it went off.
+ *
+ * If it did, but the statement got through all the same, the cancel that it
+ * asked for must not hit the next statement.
+ */
+bool
+cm_deadline_disarm(void)
+{
+	bool		fired;
+
+	if (deadline_timeout != MAX_TIMEOUTS)
+		disable_timeout(deadline_timeout, false);
+	fired = deadline_fired;
+	if (fired)
+		QueryCancelPending = false;
+	deadline_fired = false;
+	return fired;
+}
+
+/*
+ * Settings that a worker's whole session runs with: names resolve in
+ * pg_catalog alone, an autovacuum in the way is cancelled before our deadline
+ * passes, and no commit waits for a standby while it holds locks (the next
+ * synchronous commit of anybody covers ours).
+ */
+void
+cm_session_pin(void)
+{
+	char		timeout[32];
+
+	snprintf(timeout, sizeof(timeout), "%dms", Max(1, Min(20, cm_ddl_deadline / 3)));
+	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("deadlock_timeout", timeout, PGC_SUSET, PGC_S_SESSION);
+	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("statement_timeout", "0", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("lock_timeout", "0", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("row_security", "off", PGC_USERSET, PGC_S_SESSION);
+}
+
+/* The role of the session, before and after anything done for others. */
+static void
+become_session_user(void)
+{
+	SetUserIdAndSecContext(GetSessionUserId(), 0);
+}
+
+/*
+ * Start a transaction as userid, with a snapshot.  The current memory context
+ * stays what it is, and must outlive the transaction.
+ */
+void
+cm_transaction_begin(Oid userid)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	SetUserIdAndSecContext(userid, SECURITY_LOCAL_USERID_CHANGE);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(context);
+}
+
+/* Commit what cm_transaction_begin() started. */
+void
+cm_transaction_commit(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	if (ActiveSnapshotSet())
+		PopActiveSnapshot();
+	CommitTransactionCommand();
+	become_session_user();
+	MemoryContextSwitchTo(context);
+}
+
+/* Leave any transaction without a trace.  Safe when there is none. */
+void
+cm_transaction_abort(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	AbortOutOfAnyTransaction();
+	become_session_user();
+	MemoryContextSwitchTo(context);
+}
+
+/* Parse, plan and run one statement in the transaction that is open. */
+static void
+run_in_portal(const char *sql)
+{
+	List	   *parsed = pg_parse_query(sql);
+	RawStmt    *raw;
+	List	   *queries;
+	List	   *plans;
+	Portal		portal;
+	DestReceiver *receiver;
+	QueryCompletion completion;
+	bool		snapshot = false;
+
+	if (list_length(parsed) != 1)
+		elog(ERROR, "expected one statement, got %d: %s", list_length(parsed), sql);
+	raw = linitial_node(RawStmt, parsed);
+
+	if (analyze_requires_snapshot(raw))
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		snapshot = true;
+	}
+	queries = pg_analyze_and_rewrite_fixedparams(raw, sql, NULL, 0, NULL);
+	plans = pg_plan_queries(queries, sql, CURSOR_OPT_PARALLEL_OK, NULL);
+	if (snapshot)
+		PopActiveSnapshot();
+
+	portal = CreatePortal("", true, true);
+	portal->visible = false;
+	PortalDefineQuery(portal, NULL, sql, CreateCommandTag(raw->stmt), plans, NULL);
+	PortalStart(portal, NULL, 0, InvalidSnapshot);
+	receiver = CreateDestReceiver(DestNone);
+	(void) cm_compat_portal_run(portal, FETCH_ALL, true, receiver, receiver, &completion);
+	receiver->rDestroy(receiver);
+	PortalDrop(portal, false);
+}
+
+/* Was this error our deadline, or something that a later try can get past? */
+static bool
+error_means_later(const ErrorData *edata, bool deadline_was_hit)
+{
+	switch (edata->sqlerrcode)
+	{
+		case ERRCODE_QUERY_CANCELED:
+			return deadline_was_hit;
+		case ERRCODE_T_R_DEADLOCK_DETECTED:
+		case ERRCODE_LOCK_NOT_AVAILABLE:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
+ * Run one statement at top level in a transaction of its own, as userid.
+ *
+ * Returns false if it was put off: its deadline (in milliseconds, 0 for none)
+ * passed, or a deadlock chose it.  Any other error is thrown.  The caller is
+ * in no transaction, before and after.
+ */
+bool
+cm_statement_run(const char *sql, Oid userid, int deadline_ms)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext trees;
+	ErrorData  *volatile edata = NULL;
+	volatile bool fired = false;
+
+	Assert(!IsTransactionState());
+	trees = AllocSetContextCreate(TopMemoryContext, "concertmaster statement",
+								  ALLOCSET_DEFAULT_SIZES);
+	PG_TRY();
+	{
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		SetUserIdAndSecContext(userid, SECURITY_LOCAL_USERID_CHANGE);
+		MemoryContextSwitchTo(trees);
+		cm_deadline_arm(deadline_ms);
+		run_in_portal(sql);
+		CommitTransactionCommand();
+		fired = cm_deadline_disarm();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		edata = CopyErrorData();
+		FlushErrorState();
+		fired = cm_deadline_disarm();
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(caller);
+	if (edata != NULL)
+		AbortOutOfAnyTransaction();
+	become_session_user();
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(trees);
+
+	if (edata == NULL)
+		return true;
+	if (deadline_ms > 0 && error_means_later(edata, fired))
+	{
+		FreeErrorData(edata);
+		return false;
+	}
+	ReThrowError(edata);
+}
+
+/*
+ * Run one statement under the deadline of the settings, again and again with
+ * jittered pauses that grow from one deadline to a second.  Returns false if
+ * no try got through; holds nothing between two tries.
+ */
+bool
+cm_statement_retry(const char *sql, Oid userid)
+{
+	for (int attempt = 1;; attempt++)
+	{
+		double		pause;
+
+		if (cm_statement_run(sql, userid, cm_ddl_deadline))
+			return true;
+		if (attempt >= cm_ddl_attempts)
+			return false;
+
+		pause = Min(1000.0, cm_ddl_deadline * (1.0 + attempt / 2.0));
+		pause *= 0.75 + 0.5 * pg_prng_double(&pg_global_prng_state);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 (long) pause, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
+ * The pid of a backend that holds a lock on the relation in conflict with
+ * mode, or 0.  For reports only: it may be gone when the caller looks.
+ */
+int
+cm_lock_blocker(Oid relid, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+	VirtualTransactionId *vxids;
+	int			count;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	vxids = GetLockConflicts(&tag, mode, &count);
+	for (int i = 0; i < count; i++)
+	{
+		PGPROC	   *proc = cm_compat_vxid_proc(vxids[i]);
+
+		if (proc != NULL && proc->pid != 0 && proc->pid != MyProcPid)
+			return proc->pid;
+	}
+	return 0;
+}
+
+/*
+ * Refuse to go on unless called by a plain CALL outside a transaction block:
+ * what waits for a worker must be able to commit first, or the worker would
+ * wait for it in turn.
+ */
+void
+cm_require_nonatomic(FunctionCallInfo fcinfo, const char *what)
+{
+	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
+		castNode(CallContext, fcinfo->context)->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s cannot run inside a transaction block", what),
+				 errdetail("It commits before it waits for its worker."),
+				 errhint("CALL it as a statement of its own, outside BEGIN and outside functions.")));
+}
