@@ -21,7 +21,10 @@ need() {
     shift 2
     if ! "$@" >/dev/null 2>&1; then
         echo "missing: $what (apt-get install $package)"
-        packages+=("$package")
+        case " ${packages[*]} " in
+            *" $package "*) ;;
+            *) packages+=("$package") ;;
+        esac
     fi
 }
 
