@@ -71,6 +71,7 @@ COMMENT ON COLUMN concertmaster.job.paused IS 'true: never started by itself';
 CREATE TABLE concertmaster.job_state (
     job_id          bigint PRIMARY KEY REFERENCES concertmaster.job ON DELETE CASCADE,
     next_run        timestamptz,
+    scheduled       timestamptz,
     last_run        timestamptz,
     last_success    timestamptz,
     last_duration   double precision,
@@ -85,6 +86,7 @@ CREATE TABLE concertmaster.job_state (
 COMMENT ON TABLE concertmaster.job_state IS 'how each job stands: when it ran, how it went, when it is due';
 COMMENT ON COLUMN concertmaster.job_state.job_id IS 'the job';
 COMMENT ON COLUMN concertmaster.job_state.next_run IS 'when it is due; NULL: only on request';
+COMMENT ON COLUMN concertmaster.job_state.scheduled IS 'time on the job''s grid that next_run stands for; differs after a failure or a request';
 COMMENT ON COLUMN concertmaster.job_state.last_run IS 'start of the last run';
 COMMENT ON COLUMN concertmaster.job_state.last_success IS 'end of the last run that succeeded';
 COMMENT ON COLUMN concertmaster.job_state.last_duration IS 'time that the last finished run took, in milliseconds';
@@ -105,9 +107,12 @@ CREATE TABLE concertmaster.job_run (
     start_time      timestamptz NOT NULL,
     end_time        timestamptz,
     sqlstate        text,
-    message         text
+    message         text,
+    detail          text,
+    hint            text
 );
 CREATE INDEX job_run_job_id_run_id_idx ON concertmaster.job_run (job_id, run_id);
+CREATE INDEX job_run_running_idx ON concertmaster.job_run (job_id) WHERE status = 'running';
 COMMENT ON TABLE concertmaster.job_run IS 'bounded history: one row per run of a job';
 COMMENT ON COLUMN concertmaster.job_run.run_id IS 'number of the run';
 COMMENT ON COLUMN concertmaster.job_run.job_id IS 'the job';
@@ -117,6 +122,8 @@ COMMENT ON COLUMN concertmaster.job_run.start_time IS 'when it started';
 COMMENT ON COLUMN concertmaster.job_run.end_time IS 'when it ended; NULL while running';
 COMMENT ON COLUMN concertmaster.job_run.sqlstate IS 'SQLSTATE of the failure';
 COMMENT ON COLUMN concertmaster.job_run.message IS 'what was done, or why it failed or was put off';
+COMMENT ON COLUMN concertmaster.job_run.detail IS 'detail of the failure';
+COMMENT ON COLUMN concertmaster.job_run.hint IS 'what to do about the failure';
 
 -- Dumped: the indexes that build_indexes() makes.
 CREATE TABLE concertmaster.index_plan (
