@@ -198,3 +198,10 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cm_install';
 COMMENT ON FUNCTION concertmaster.install(name) IS
 'Make the platform''s tables, view, partition sets and index plan in the schema, owned by the caller, or adopt those that are there: one row per object, action being created, exists, pending (a job does it, under short locks) or remains (left to you: see detail).  May be called again.  Errors: 3F000 no such schema, 42939 a system schema, 42501 no CREATE privilege on it, 42809 a name is taken by another kind of object, 25006 on a standby, 22004 NULL.  Open to everybody who may create in the schema.';
+CREATE FUNCTION concertmaster.uninstall(
+    OUT object text, OUT action text, OUT detail text)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cm_uninstall';
+COMMENT ON FUNCTION concertmaster.uninstall() IS
+'Let go of everything, so that DROP EXTENSION succeeds: column defaults that call this extension become core functions, its triggers, jobs, partition sets, managed views and plans go; tables, rows, indexes and views stay.  One row per thing done, action being changed, dropped, removed or remains (left to you: see detail).  What the caller does not own remains.  Errors: 55P03 if locks were not to be had, 25006 on a standby.  Open to everybody.';

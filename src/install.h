@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "nodes/execnodes.h"
 #include "nodes/pg_list.h"
 #include "storage/lockdefs.h"
 
@@ -81,6 +82,9 @@ typedef struct CmBundledTable
 	char	   *owner;
 	char	   *partition_key;	/* as it is, or NULL */
 } CmBundledTable;
+
+/* in install_apply.c */
+extern void cm_install_emit(ReturnSetInfo *rsinfo, int count, const char *const *texts, int step);
 
 /* in install_table.c: the steps of one table */
 extern void cm_install_plan_table(CmInstallPlan *plan, CmBundledTable *table);

@@ -78,9 +78,12 @@ schema_argument(FunctionCallInfo fcinfo)
 	return name;
 }
 
-/* Add a row of texts to a function's result; NULL where a pointer is NULL. */
-static void
-emit_row(ReturnSetInfo *rsinfo, int count, const char *const *texts, int step)
+/*
+ * Add a row of texts to a function's result, NULL where a pointer is NULL,
+ * after the step's number if that is not 0.
+ */
+void
+cm_install_emit(ReturnSetInfo *rsinfo, int count, const char *const *texts, int step)
 {
 	Datum		values[6];
 	bool		nulls[6];
@@ -134,7 +137,7 @@ cm_plan_install(PG_FUNCTION_ARGS)
 		const char *texts[] = {step->object, action_names[step->action], step->lock,
 		step_script(step), step->detail};
 
-		emit_row((ReturnSetInfo *) fcinfo->resultinfo, lengthof(texts), texts, ++number);
+		cm_install_emit((ReturnSetInfo *) fcinfo->resultinfo, lengthof(texts), texts, ++number);
 	}
 	return (Datum) 0;
 }
@@ -282,7 +285,7 @@ cm_install(PG_FUNCTION_ARGS)
 		const char *texts[] = {step->object, done_names[step->action], step->detail};
 
 		apply_step(plan, step);
-		emit_row((ReturnSetInfo *) fcinfo->resultinfo, lengthof(texts), texts, 0);
+		cm_install_emit((ReturnSetInfo *) fcinfo->resultinfo, lengthof(texts), texts, 0);
 	}
 	return (Datum) 0;
 }

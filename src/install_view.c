@@ -147,6 +147,22 @@ plan_schedule(CmInstallPlan *plan, const char *quoted, CmStepAction action, cons
 }
 
 /*
+ * The first fill, where our job does not do it: REFRESH CONCURRENTLY, which
+ * pg_cron runs, refuses a view that was never filled.
+ */
+static void
+plan_first_fill(CmInstallPlan *plan, const char *quoted)
+{
+	CmInstallStep *step;
+
+	step = cm_install_step(plan, CM_STEP_PENDING, psprintf("data of %s", quoted),
+						   "filled once, so that pg_cron can refresh it CONCURRENTLY");
+	step->lock = "AccessShareLock on its tables";
+	step->unhurried = true;
+	step->statements = list_make1(psprintf("REFRESH MATERIALIZED VIEW %s", quoted));
+}
+
+/*
  * The pg_cron job of this database that refreshes the view, as a literal
  * that cron.unschedule() takes; NULL if there is none.
  */
@@ -178,6 +194,7 @@ plan_existing_view(CmInstallPlan *plan, const char *quoted, const char *cron_job
 	bool		indexed;
 	bool		bundled;
 	bool		managed;
+	bool		filled;
 
 	cm_install_ask(plan,
 				   "SELECT c.oid,"
@@ -188,7 +205,8 @@ plan_existing_view(CmInstallPlan *plan, const char *quoted, const char *cron_job
 				   "       EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid"
 				   "          AND a.attname = 'malformed_completion_times') AS bundled,"
 				   "       EXISTS (SELECT FROM concertmaster.matview m"
-				   "          WHERE m.schema_name = $1::name AND m.view_name = $2::name) AS managed"
+				   "          WHERE m.schema_name = $1::name AND m.view_name = $2::name) AS managed,"
+				   "       c.relispopulated AS filled"
 				   "  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
 				   " WHERE n.nspname = $1 AND c.relname = $2",
 				   2, args);
@@ -196,6 +214,7 @@ plan_existing_view(CmInstallPlan *plan, const char *quoted, const char *cron_job
 	indexed = cm_install_is_true(0, "indexed");
 	bundled = cm_install_is_true(0, "bundled");
 	managed = cm_install_is_true(0, "managed");
+	filled = cm_install_is_true(0, "filled");
 
 	cm_install_step(plan, CM_STEP_EXISTS, object, bundled ? NULL :
 					psprintf("keeps its own definition; for ours, which no malformed answer can stop: DROP MATERIALIZED VIEW %s, then SELECT concertmaster.install(%s)",
@@ -220,6 +239,8 @@ plan_existing_view(CmInstallPlan *plan, const char *quoted, const char *cron_job
 		cm_install_step(plan, CM_STEP_EXISTS, psprintf("job refresh %s", quoted), NULL);
 	else
 		plan_schedule(plan, quoted, indexed ? CM_STEP_CREATE : CM_STEP_PENDING, cron_job);
+	if (!filled && cron_job != NULL)
+		plan_first_fill(plan, quoted);
 }
 
 /* Add the steps of the view to the plan. */
@@ -240,8 +261,11 @@ cm_install_plan_view(CmInstallPlan *plan)
 	{
 		CmStepAction action = plan_new_view(plan, quoted);
 
-		if (action != CM_STEP_REMAINS)
-			plan_schedule(plan, quoted, action, cron_job);
+		if (action == CM_STEP_REMAINS)
+			return;
+		plan_schedule(plan, quoted, action, cron_job);
+		if (cron_job != NULL)
+			plan_first_fill(plan, quoted);
 	}
 	else if (cm_install_value(0, "relkind")[0] != RELKIND_MATVIEW)
 		cm_install_step(plan, CM_STEP_CONFLICT, object, "the name belongs to another kind of object");
