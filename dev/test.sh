@@ -56,7 +56,7 @@ part_folder() {
     # What the documentation tests read.
     mkdir "$dir/dev"
     cp "$TREE"/dev/reference.sh "$dir/dev/"
-    cp -R "$TREE/doc" "$TREE/README.md" "$dir/"
+    cp -R "$TREE"/doc "$TREE"/*.md "$TREE"/LICENSE "$dir/"
     give_to_run_user "$dir"
     cd "$dir"
 }
