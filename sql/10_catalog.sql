@@ -151,7 +151,11 @@ COMMENT ON COLUMN concertmaster.index_plan.hot_window IS 'how far back partition
 CREATE TABLE concertmaster.index_state (
     schema_name     name NOT NULL,
     index_name      name NOT NULL,
-    adopted_relid   oid,
+    serving_relid   oid,
+    conflict_relid  oid,
+    leaf_relids     oid[] NOT NULL DEFAULT '{}',
+    leaf_total      integer NOT NULL DEFAULT 0,
+    worker_pid      integer,
     last_run        timestamptz,
     sqlstate        text,
     message         text,
@@ -161,7 +165,11 @@ CREATE TABLE concertmaster.index_state (
 COMMENT ON TABLE concertmaster.index_state IS 'what the last build said about each planned index';
 COMMENT ON COLUMN concertmaster.index_state.schema_name IS 'schema of the planned index';
 COMMENT ON COLUMN concertmaster.index_state.index_name IS 'name of the planned index';
-COMMENT ON COLUMN concertmaster.index_state.adopted_relid IS 'an equivalent index under another name that serves instead';
+COMMENT ON COLUMN concertmaster.index_state.serving_relid IS 'the index that serves: the planned one, or an equivalent one under another name';
+COMMENT ON COLUMN concertmaster.index_state.conflict_relid IS 'what has the planned name and is not the planned index';
+COMMENT ON COLUMN concertmaster.index_state.leaf_relids IS 'with a hot window: the indexes of the partitions inside it';
+COMMENT ON COLUMN concertmaster.index_state.leaf_total IS 'with a hot window: number of partitions inside it';
+COMMENT ON COLUMN concertmaster.index_state.worker_pid IS 'process that is building it; NULL: none';
 COMMENT ON COLUMN concertmaster.index_state.last_run IS 'when a build last looked at it';
 COMMENT ON COLUMN concertmaster.index_state.sqlstate IS 'SQLSTATE of the last failure, NULL after a success';
 COMMENT ON COLUMN concertmaster.index_state.message IS 'what the last build did, or why it could not';

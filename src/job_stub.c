@@ -21,7 +21,6 @@ function(const CmJob *job, CmJobOutcome *outcome) \
 			 errmsg("job \"%s\" cannot be run: its code is not linked", job->name))); \
 }
 
-STAND_IN(cm_index_run)
 STAND_IN(cm_partition_run)
 STAND_IN(cm_install_run)
 
