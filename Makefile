@@ -19,7 +19,7 @@ DATA = $(wildcard sql/updates/*.sql)
 DATA_built = $(SCRIPT)
 EXTRA_CLEAN = $(wildcard concertmaster--*.sql)
 
-PG_CPPFLAGS = -Isrc
+PG_CPPFLAGS = -Isrc -DCM_VERSION='"$(OWN_VERSION)"'
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers
 
@@ -27,7 +27,7 @@ PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
 with_llvm = no
 
 PG_CONFIG ?= pg_config
-PGXS := $(shell $(PG_CONFIG) --pgxs)
+PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 ifeq ($(PGXS),)
 # No server to build for yet: the targets below bring one.
 all install clean:

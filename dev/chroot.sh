@@ -23,17 +23,22 @@ CACHE=${CONCERTMASTER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/concertmaster}
 
 # Run a command inside, with /proc, /dev/shm and a pid 1 of its own.
 inside() { # folder inside, command...
-    # The trailing exit keeps this bash as pid 1, so that orphans are reaped.
+    local -a own=(--mount)
+    # Where we are in a chroot ourselves, / is no mount to be made private.
+    mountpoint -q / || own+=(--propagation unchanged)
+    # This bash stays as pid 1, so that orphans are reaped.
     # shellcheck disable=SC2016
-    unshare --mount --pid --fork --kill-child bash -c '
+    unshare "${own[@]}" --pid --fork --kill-child bash -c '
         mount -t proc proc "$1/proc" || exit 125
         mkdir -p "$1/dev/shm"
         mount -t tmpfs -o mode=1777 tmpfs "$1/dev/shm" || exit 125
         root=$1 folder=$2; shift 2
         env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
-            TERM="${TERM:-dumb}" PG_TEST_TIMEOUT_DEFAULT="${PG_TEST_TIMEOUT_DEFAULT:-}" \
+            TERM="${TERM:-dumb}" PG_TEST_TIMEOUT_DEFAULT="${PG_TEST_TIMEOUT_DEFAULT:-180}" \
             chroot "$root" sh -c "cd \"\$0\" && exec \"\$@\"" "$folder" "$@"
-        exit $?' chroot "$ROOT" "$@"
+        status=$?
+        umount -l "$root/dev/shm" "$root/proc"
+        exit $status' chroot "$ROOT" "$@"
 }
 
 # The base system.  A marker inside tells a whole one from a half-made one.
@@ -82,6 +87,8 @@ update_lists() {
 install_needed() {
     local marker=$ROOT/etc/concertmaster-upgraded
     set_up_apt
+    # An installation that was interrupted is ended first.
+    inside / dpkg --configure -a </dev/null >/dev/null
     if [ ! -e "$marker" ]; then
         say "bringing the chroot up to date"
         update_lists

@@ -60,6 +60,8 @@ find_build() {
         [ -O "$root" ] || die "$root belongs to somebody else: set CM_BUILD"
         chmod 755 "$root"
     fi
+    # For the scripts that we call: they need not find out, or say so, again.
+    export CM_BUILD=$root
     BUILD=$root/$PG_MAJOR
     STAGE=$BUILD/stage
     mkdir -p "$BUILD"

@@ -196,7 +196,10 @@ tests_have_outputs() {
     done
 }
 
-scripts_are_clean() { find dev .ci deploy bench -name '*.sh' -o -path .ci/run 2>/dev/null | sort | xargs shellcheck -x; }
+scripts_are_clean() {
+    find . -path ./build -prune -o -path ./.git -prune -o \
+        \( -name '*.sh' -o -path ./.ci/run \) -print | sort | xargs shellcheck -x
+}
 
 makefile_is_short() { awk 'END { if (NR > 80) print "Makefile: " NR " lines" }' Makefile; }
 

@@ -21,7 +21,10 @@ need() {
     shift 2
     if ! "$@" >/dev/null 2>&1; then
         echo "missing: $what (apt-get install $package)"
-        packages+=("$package")
+        case " ${packages[*]} " in
+            *" $package "*) ;;
+            *) packages+=("$package") ;;
+        esac
     fi
 }
 
@@ -38,6 +41,14 @@ major_version() {
         "$pg_config" --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/'
         return
     fi
+    case ${PG_CONFIG:-pg_config} in
+        pg_config) ;;
+        /usr/lib/postgresql/*/bin/pg_config)
+            echo "$PG_CONFIG" | cut -d/ -f5
+            return
+            ;;
+        *) die "PG_CONFIG=$PG_CONFIG is no pg_config of a server with its headers" ;;
+    esac
     command -v apt-cache >/dev/null ||
         die "no PostgreSQL server here, and no apt-get to get one: set PG_CONFIG"
     apt_update >&2
