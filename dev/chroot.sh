@@ -34,7 +34,7 @@ inside() { # folder inside, command...
         mount -t tmpfs -o mode=1777 tmpfs "$1/dev/shm" || exit 125
         root=$1 folder=$2; shift 2
         env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
-            TERM="${TERM:-dumb}" PG_TEST_TIMEOUT_DEFAULT="${PG_TEST_TIMEOUT_DEFAULT:-}" \
+            TERM="${TERM:-dumb}" PG_TEST_TIMEOUT_DEFAULT="${PG_TEST_TIMEOUT_DEFAULT:-180}" \
             chroot "$root" sh -c "cd \"\$0\" && exec \"\$@\"" "$folder" "$@"
         status=$?
         umount -l "$root/dev/shm" "$root/proc"

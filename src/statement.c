@@ -115,7 +115,6 @@ cm_session_pin(void)
 	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("statement_timeout", "0", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("lock_timeout", "0", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("row_security", "off", PGC_USERSET, PGC_S_SESSION);
 }
 
 /* The role of the session, before and after anything done for others. */
