@@ -63,7 +63,7 @@ COMMENT ON COLUMN concertmaster.job.relation_name IS 'relation that the job is a
 COMMENT ON COLUMN concertmaster.job.phase IS 'phase of index_plan that a build job builds';
 COMMENT ON COLUMN concertmaster.job.owner IS 'role that the job acts for; follows the relation''s owner';
 COMMENT ON COLUMN concertmaster.job.every IS 'period; NULL: only on request';
-COMMENT ON COLUMN concertmaster.job.start_at IS 'runs fall on start_at plus whole periods; NULL: a period after the last start';
+COMMENT ON COLUMN concertmaster.job.start_at IS 'runs fall on start_at plus whole periods; NULL: on whole periods after its first run';
 COMMENT ON COLUMN concertmaster.job.timezone IS 'time zone in which periods of days and months are counted';
 COMMENT ON COLUMN concertmaster.job.paused IS 'true: never started by itself';
 

@@ -112,6 +112,7 @@ extern void cm_catalog_enter(CmScope *scope);
 extern void cm_owner_enter(CmScope *scope, Oid userid, bool restricted);
 extern void cm_scope_leave(CmScope *scope);
 extern Oid	cm_extension_owner(void);
+extern char *cm_extension_version(Oid *extension_oid);
 extern Oid	cm_relation_owner(Oid relid);
 extern void cm_relation_require_owner(Oid relid);
 extern char *cm_relation_quoted(Oid relid);
