@@ -231,14 +231,14 @@ COMMENT ON COLUMN concertmaster.partition_set_state.last_error IS 'text of the l
 CREATE TABLE concertmaster.matview (
     schema_name     name NOT NULL,
     view_name       name NOT NULL,
-    every           interval NOT NULL CHECK (every > interval '0'),
+    every           interval CHECK (every > interval '0'),
     allow_blocking  boolean NOT NULL DEFAULT false,
     PRIMARY KEY (schema_name, view_name)
 );
 COMMENT ON TABLE concertmaster.matview IS 'materialized views that are refreshed by jobs';
 COMMENT ON COLUMN concertmaster.matview.schema_name IS 'schema of the view';
 COMMENT ON COLUMN concertmaster.matview.view_name IS 'name of the view';
-COMMENT ON COLUMN concertmaster.matview.every IS 'period of the refresh';
+COMMENT ON COLUMN concertmaster.matview.every IS 'period of the refresh; NULL: something else refreshes it on schedule';
 COMMENT ON COLUMN concertmaster.matview.allow_blocking IS 'true: may be refreshed without CONCURRENTLY, which blocks its readers meanwhile';
 
 -- Not dumped: what the last refresh did.
