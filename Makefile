@@ -19,7 +19,7 @@ DATA = $(wildcard sql/updates/*.sql)
 DATA_built = $(SCRIPT)
 EXTRA_CLEAN = $(wildcard concertmaster--*.sql)
 
-PG_CPPFLAGS = -Isrc
+PG_CPPFLAGS = -Isrc -DCM_VERSION='"$(OWN_VERSION)"'
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers
 

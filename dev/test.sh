@@ -53,6 +53,10 @@ part_folder() {
     mkdir -p "$dir/expected" "$dir/test/sql" "$dir/test/specs"
     if [ -d "$TREE/test" ]; then cp -R "$TREE/test" "$dir/"; fi
     if [ -d "$TREE/expected" ]; then cp -R "$TREE/expected" "$dir/"; fi
+    # What the documentation tests read.
+    mkdir "$dir/dev"
+    cp "$TREE"/dev/reference.sh "$dir/dev/"
+    cp -R "$TREE"/doc "$TREE"/*.md "$TREE"/LICENSE "$dir/"
     give_to_run_user "$dir"
     cd "$dir"
 }

@@ -71,6 +71,7 @@ COMMENT ON COLUMN concertmaster.job.paused IS 'true: never started by itself';
 CREATE TABLE concertmaster.job_state (
     job_id          bigint PRIMARY KEY REFERENCES concertmaster.job ON DELETE CASCADE,
     next_run        timestamptz,
+    scheduled       timestamptz,
     last_run        timestamptz,
     last_success    timestamptz,
     last_duration   double precision,
@@ -85,6 +86,7 @@ CREATE TABLE concertmaster.job_state (
 COMMENT ON TABLE concertmaster.job_state IS 'how each job stands: when it ran, how it went, when it is due';
 COMMENT ON COLUMN concertmaster.job_state.job_id IS 'the job';
 COMMENT ON COLUMN concertmaster.job_state.next_run IS 'when it is due; NULL: only on request';
+COMMENT ON COLUMN concertmaster.job_state.scheduled IS 'time on the job''s grid that next_run stands for; differs after a failure or a request';
 COMMENT ON COLUMN concertmaster.job_state.last_run IS 'start of the last run';
 COMMENT ON COLUMN concertmaster.job_state.last_success IS 'end of the last run that succeeded';
 COMMENT ON COLUMN concertmaster.job_state.last_duration IS 'time that the last finished run took, in milliseconds';
@@ -105,9 +107,12 @@ CREATE TABLE concertmaster.job_run (
     start_time      timestamptz NOT NULL,
     end_time        timestamptz,
     sqlstate        text,
-    message         text
+    message         text,
+    detail          text,
+    hint            text
 );
 CREATE INDEX job_run_job_id_run_id_idx ON concertmaster.job_run (job_id, run_id);
+CREATE INDEX job_run_running_idx ON concertmaster.job_run (job_id) WHERE status = 'running';
 COMMENT ON TABLE concertmaster.job_run IS 'bounded history: one row per run of a job';
 COMMENT ON COLUMN concertmaster.job_run.run_id IS 'number of the run';
 COMMENT ON COLUMN concertmaster.job_run.job_id IS 'the job';
@@ -117,6 +122,8 @@ COMMENT ON COLUMN concertmaster.job_run.start_time IS 'when it started';
 COMMENT ON COLUMN concertmaster.job_run.end_time IS 'when it ended; NULL while running';
 COMMENT ON COLUMN concertmaster.job_run.sqlstate IS 'SQLSTATE of the failure';
 COMMENT ON COLUMN concertmaster.job_run.message IS 'what was done, or why it failed or was put off';
+COMMENT ON COLUMN concertmaster.job_run.detail IS 'detail of the failure';
+COMMENT ON COLUMN concertmaster.job_run.hint IS 'what to do about the failure';
 
 -- Dumped: the indexes that build_indexes() makes.
 CREATE TABLE concertmaster.index_plan (
@@ -144,7 +151,11 @@ COMMENT ON COLUMN concertmaster.index_plan.hot_window IS 'how far back partition
 CREATE TABLE concertmaster.index_state (
     schema_name     name NOT NULL,
     index_name      name NOT NULL,
-    adopted_relid   oid,
+    serving_relid   oid,
+    conflict_relid  oid,
+    leaf_relids     oid[] NOT NULL DEFAULT '{}',
+    leaf_total      integer NOT NULL DEFAULT 0,
+    worker_pid      integer,
     last_run        timestamptz,
     sqlstate        text,
     message         text,
@@ -154,7 +165,11 @@ CREATE TABLE concertmaster.index_state (
 COMMENT ON TABLE concertmaster.index_state IS 'what the last build said about each planned index';
 COMMENT ON COLUMN concertmaster.index_state.schema_name IS 'schema of the planned index';
 COMMENT ON COLUMN concertmaster.index_state.index_name IS 'name of the planned index';
-COMMENT ON COLUMN concertmaster.index_state.adopted_relid IS 'an equivalent index under another name that serves instead';
+COMMENT ON COLUMN concertmaster.index_state.serving_relid IS 'the index that serves: the planned one, or an equivalent one under another name';
+COMMENT ON COLUMN concertmaster.index_state.conflict_relid IS 'what has the planned name and is not the planned index';
+COMMENT ON COLUMN concertmaster.index_state.leaf_relids IS 'with a hot window: the indexes of the partitions inside it';
+COMMENT ON COLUMN concertmaster.index_state.leaf_total IS 'with a hot window: number of partitions inside it';
+COMMENT ON COLUMN concertmaster.index_state.worker_pid IS 'process that is building it; NULL: none';
 COMMENT ON COLUMN concertmaster.index_state.last_run IS 'when a build last looked at it';
 COMMENT ON COLUMN concertmaster.index_state.sqlstate IS 'SQLSTATE of the last failure, NULL after a success';
 COMMENT ON COLUMN concertmaster.index_state.message IS 'what the last build did, or why it could not';

@@ -1,10 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * job_queue.c
- *	  The job table: make a job, drop a job.
+ *	  The job table: make a job, drop a job, find a job.
  *
  * All statements run in a cm_catalog_enter() scope, in the caller's
  * transaction.  A change of the table tells the launcher at commit.
+ *
+ * The first job that anybody makes brings the job that prunes the history,
+ * and the last one that goes takes it along.
+ *
+ * Locks: none but those of the statements.  After an error the transaction's
+ * abort undoes everything.  What it does not do: run anything (job_run.c), or
+ * check who may make a job (the rooms do, each for its kind).
  *
  *-------------------------------------------------------------------------
  */
@@ -13,11 +20,13 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
 #include "compat.h"
 #include "concertmaster.h"
+#include "job.h"
 
 /* In the order of CmJobKind. */
 static const char *const kind_names[] = {"refresh", "roll", "build", "adopt", "prune"};
@@ -44,6 +53,19 @@ arm_if_empty(void)
 				" SELECT oid FROM pg_database WHERE datname = current_database()"
 				"   AND NOT EXISTS (SELECT FROM concertmaster.job)"
 				" ON CONFLICT DO NOTHING", false, 0);
+}
+
+/* Where there are jobs there is one that keeps their history bounded. */
+static void
+ensure_prune_job(void)
+{
+	SPI_execute("INSERT INTO concertmaster.job (name, kind, owner, every)"
+				" VALUES ('prune', 'prune', current_user, interval '1 hour')"
+				" ON CONFLICT DO NOTHING", false, 0);
+	if (SPI_processed > 0)
+		SPI_execute("INSERT INTO concertmaster.job_state (job_id, next_run)"
+					" SELECT job_id, now() + every FROM concertmaster.job WHERE name = 'prune'",
+					false, 0);
 }
 
 /* Insert or update a job row and its state.  Caller is in a catalog scope. */
@@ -88,8 +110,10 @@ upsert_row(const char *name, CmJobKind kind, const char *schema_name,
 						  "   FROM concertmaster.job WHERE job_id = $1"
 						  " ON CONFLICT (job_id) DO UPDATE"
 						  "   SET next_run = CASE WHEN $2 THEN now()"
-						  "                       ELSE least(s.next_run, EXCLUDED.next_run) END",
+						  "                       ELSE least(s.next_run, EXCLUDED.next_run) END,"
+						  "       scheduled = NULL",
 						  2, state_types, state_values, NULL, false, 0);
+	ensure_prune_job();
 	return job_id;
 }
 
@@ -149,7 +173,93 @@ cm_job_remove(CmJobKind kind, Oid relid, int phase)
 	SPI_execute_with_args("DELETE FROM concertmaster.job WHERE name = $1",
 						  1, types, values, NULL, false, 0);
 	found = SPI_processed > 0;
+	if (found)
+		SPI_execute("DELETE FROM concertmaster.job WHERE kind = 'prune'"
+					" AND NOT EXISTS (SELECT FROM concertmaster.job WHERE kind <> 'prune')",
+					false, 0);
 	cm_scope_leave(&scope);
 	cm_shared_wake_at_commit();
 	return found;
+}
+
+/* The number of the job with this name; an error if there is none. */
+int64
+cm_job_find(const char *name)
+{
+	CmScope		scope;
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+	bool		isnull;
+	int64		job_id = 0;
+
+	values[0] = CStringGetTextDatum(name);
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("SELECT job_id FROM concertmaster.job WHERE name = $1",
+						  1, types, values, NULL, false, 1);
+	if (SPI_processed > 0)
+		job_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	cm_scope_leave(&scope);
+	if (job_id == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("job \"%s\" does not exist", name),
+				 errhint("SELECT name FROM concertmaster.jobs lists the jobs that you may run.")));
+	return job_id;
+}
+
+/*
+ * The job with this number, palloc'd in the current memory context, or NULL.
+ * Its owner is InvalidOid if that role is gone.
+ */
+CmJob *
+cm_job_load(int64 job_id)
+{
+	MemoryContext context = CurrentMemoryContext;
+	CmScope		scope;
+	Oid			types[1] = {INT8OID};
+	Datum		values[1];
+	CmJob	   *job = NULL;
+
+	values[0] = Int64GetDatum(job_id);
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("SELECT name, kind, schema_name, relation_name, phase::text, owner"
+						  " FROM concertmaster.job WHERE job_id = $1",
+						  1, types, values, NULL, false, 1);
+	if (SPI_processed > 0)
+	{
+		char	   *column[6];
+		MemoryContext spi_context = MemoryContextSwitchTo(context);
+
+		for (int i = 0; i < lengthof(column); i++)
+			column[i] = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1);
+		job = palloc0(sizeof(CmJob));
+		job->job_id = job_id;
+		job->name = column[0];
+		while (strcmp(kind_names[job->kind], column[1]) != 0)
+			job->kind++;
+		job->schema_name = column[2];
+		job->relation_name = column[3];
+		job->phase = column[4] ? pg_strtoint32(column[4]) : 0;
+		job->owner = get_role_oid(column[5], true);
+		MemoryContextSwitchTo(spi_context);
+	}
+	cm_scope_leave(&scope);
+	return job;
+}
+
+/*
+ * Refuse unless the current user may act for the job's owner.  SQLSTATE
+ * 42501.
+ */
+void
+cm_job_require_owner(int64 job_id)
+{
+	CmJob	   *job = cm_job_load(job_id);
+
+	if (job == NULL || superuser() ||
+		(OidIsValid(job->owner) && has_privs_of_role(GetUserId(), job->owner)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("must be owner of job \"%s\"", job->name)));
 }

@@ -1,0 +1,102 @@
+/*-------------------------------------------------------------------------
+ *
+ * index.h
+ *	  What the files of the index room say to each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CM_INDEX_H
+#define CM_INDEX_H
+
+#include "postgres.h"
+
+#include "nodes/parsenodes.h"
+#include "nodes/pg_list.h"
+#include "pg_config_manual.h"
+#include "utils/relcache.h"
+#include "utils/timestamp.h"
+
+/* A row of index_plan; strings live as long as the row's memory context. */
+typedef struct CmIndexPlan
+{
+	int			phase;
+	char	   *schema_name;
+	char	   *table_name;
+	char	   *index_name;
+	bool		is_unique;
+	char	   *definition;		/* what follows ON table */
+	Interval   *hot_window;		/* NULL: all partitions */
+	Oid			relid;			/* the table, InvalidOid if there is none */
+	Oid			owner;			/* its owner */
+} CmIndexPlan;
+
+/*
+ * All that makes two indexes of one table interchangeable.  Storage
+ * parameters and tablespace are no part of it: they change no result.
+ */
+typedef struct CmIndexShape
+{
+	Oid			access_method;
+	bool		is_unique;
+	bool		nulls_not_distinct;
+	int			nkeys;			/* key columns, */
+	int			natts;			/* and INCLUDEd ones after them */
+	AttrNumber	attnums[INDEX_MAX_KEYS];	/* 0: the next expression */
+	Oid			opclasses[INDEX_MAX_KEYS];
+	Oid			collations[INDEX_MAX_KEYS];
+	int16		options[INDEX_MAX_KEYS];	/* INDOPTION_* */
+	Datum		opclass_options[INDEX_MAX_KEYS];	/* text[], 0: none */
+	List	   *expressions;	/* as the relcache has them: simplified */
+	List	   *predicate;		/* likewise, implicitly ANDed */
+} CmIndexShape;
+
+/* What there is of a planned index on one table. */
+typedef enum CmIndexVerdict
+{
+	CM_INDEX_GONE,				/* the table itself does not exist any more */
+	CM_INDEX_MISSING,			/* nothing: to be built */
+	CM_INDEX_VALID,				/* it, or an equivalent one */
+	CM_INDEX_LEFTOVER,			/* INVALID, by our name: drop and build anew */
+	CM_INDEX_REPAIR,			/* INVALID, but attached: rebuild in place */
+	CM_INDEX_UNFINISHED,		/* partitioned, some partitions lack it */
+	CM_INDEX_CONFLICT			/* something else has the name */
+} CmIndexVerdict;
+
+/* A look at one table: the question, and the answer. */
+typedef struct CmIndexLook
+{
+	const CmIndexPlan *plan;
+	Oid			relid;			/* table, partitioned table or partition */
+	const char *index_name;		/* name that the index shall have there */
+	Oid			parent_index;	/* index to attach it to, or InvalidOid */
+
+	CmIndexVerdict verdict;
+	Oid			index_oid;		/* the index that was found */
+	bool		attached;		/* it is attached to parent_index */
+	Oid			in_the_way;		/* CONFLICT: what has the name */
+	Oid			owner;			/* of the table */
+	char		relkind;		/* likewise */
+	bool		empty;			/* the table has no page */
+	char	   *relation;		/* schema.table, quoted */
+	char	   *index;			/* schema.index_name, quoted */
+	char	   *found;			/* the index that was found, likewise */
+} CmIndexLook;
+
+/* in index_plan.c: what a row of index_plan means */
+extern char *cm_index_statement(const CmIndexPlan *plan, const char *relation,
+								const char *index_name, const char *how);
+extern IndexStmt *cm_index_parse(const CmIndexPlan *plan, const char *sql);
+extern void cm_index_shape_planned(CmIndexShape *shape, const CmIndexPlan *plan,
+								   Relation rel);
+extern bool cm_index_shape_matches(const CmIndexShape *shape, Relation index);
+extern char *cm_index_leaf_name(const char *relation_name, const char *index_name);
+extern bool cm_index_leaf_is_cold(Oid relid, TimestampTz cutoff);
+
+/* in index_recover.c: what is there, and how to get rid of leftovers */
+extern bool cm_index_look(CmIndexLook *look);
+extern bool cm_index_lock_table(Oid relid);
+extern void cm_index_unlock_table(Oid relid);
+extern void cm_index_drop_leftover(const CmIndexLook *look);
+extern void cm_index_sweep(CmIndexLook *look, bool hurry);
+
+#endif							/* CM_INDEX_H */

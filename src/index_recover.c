@@ -1,0 +1,304 @@
+/*-------------------------------------------------------------------------
+ *
+ * index_recover.c
+ *	  What is there of a planned index, and how leftovers are removed.
+ *
+ * CREATE INDEX CONCURRENTLY commits half way, so whatever ends it early (a
+ * cancel, a crash, a duplicate key) leaves an index that is not valid: it
+ * costs every write and serves no query.  cm_index_look() finds out what
+ * stands between a table and its planned index; cm_index_drop_leftover() and
+ * cm_index_sweep() remove what an earlier build left, and only that: an index
+ * is a leftover if it is not valid, has the planned name, and either the
+ * planned shape or is dead already (an interrupted DROP).
+ *
+ * An index that another session is building right now looks exactly the same.
+ * Every concurrent build holds SHARE UPDATE EXCLUSIVE on its table from
+ * beginning to end, so cm_index_lock_table() takes that lock for the session,
+ * over all the transactions of a look and what follows from it: while we have
+ * it, nobody else builds there, and what is not valid is nobody's.  Writers
+ * do not conflict with it.
+ *
+ * Looking takes ACCESS SHARE on the table for one short transaction.  Every
+ * wait has a deadline.  After an error, transactions are aborted here; the
+ * session lock is released by whoever took it, in PG_FINALLY, or by the exit
+ * of the process.
+ *
+ * What this file does not do: decide to build, or say so to anybody.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/wait_event.h"
+
+#include "compat.h"
+#include "concertmaster.h"
+#include "index.h"
+
+/* How long looking may wait, in ms: it is in nobody's way, but must end. */
+#define LOOK_DEADLINE	2000
+
+/* How long removing a leftover may wait right after a failure, in ms. */
+#define SWEEP_DEADLINE	5000
+
+/* Run one step in a transaction of its own; false if its deadline passed. */
+static bool
+run_step(void (*step) (void *), void *arg, int deadline_ms)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *volatile edata = NULL;
+	volatile bool fired = false;
+
+	PG_TRY();
+	{
+		cm_deadline_arm(deadline_ms);
+		cm_transaction_begin(GetSessionUserId());
+		step(arg);
+		cm_transaction_commit();
+		fired = cm_deadline_disarm();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		fired = cm_deadline_disarm();
+	}
+	PG_END_TRY();
+
+	if (edata == NULL)
+		return true;
+	cm_transaction_abort();
+	MemoryContextSwitchTo(context);
+	if ((edata->sqlerrcode == ERRCODE_QUERY_CANCELED && fired) ||
+		edata->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		edata->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+	{
+		FreeErrorData(edata);
+		return false;
+	}
+	ReThrowError(edata);
+}
+
+/* How much an index of the planned shape tells; the highest rank wins. */
+typedef enum MatchRank
+{
+	RANK_NONE,
+	RANK_VALID,					/* valid under any name */
+	RANK_VALID_NAMED,			/* by the planned name */
+	RANK_VALID_ATTACHED,		/* attached where it belongs */
+	RANK_INVALID				/* ours to finish or remove, before all else */
+} MatchRank;
+
+/*
+ * What one index of the table that has the planned shape means for the look,
+ * unless one of a higher rank was seen already.  Returns the highest rank.
+ */
+static MatchRank
+judge_match(CmIndexLook *look, Relation index, MatchRank best)
+{
+	bool		named = strcmp(RelationGetRelationName(index), look->index_name) == 0;
+	bool		partition = index->rd_rel->relispartition;
+	bool		attached = partition && OidIsValid(look->parent_index) &&
+		get_partition_parent(RelationGetRelid(index), true) == look->parent_index;
+	CmIndexVerdict verdict = CM_INDEX_VALID;
+	MatchRank	rank = attached ? RANK_VALID_ATTACHED : named ? RANK_VALID_NAMED : RANK_VALID;
+
+	/* A partition of another index cannot be attached to ours. */
+	if (OidIsValid(look->parent_index) && partition && !attached)
+		return best;
+	if (!index->rd_index->indisvalid)
+	{
+		if (!named && !attached)
+			return best;
+		rank = RANK_INVALID;
+		if (index->rd_rel->relkind == RELKIND_PARTITIONED_INDEX)
+			verdict = CM_INDEX_UNFINISHED;
+		else
+			verdict = partition ? CM_INDEX_REPAIR : CM_INDEX_LEFTOVER;
+	}
+	if (rank <= best)
+		return best;
+	look->verdict = verdict;
+	look->index_oid = RelationGetRelid(index);
+	look->attached = attached;
+	return rank;
+}
+
+/* Nothing matched: is the planned name taken, and by what? */
+static void
+judge_name(CmIndexLook *look, Oid namespace)
+{
+	Oid			taken = get_relname_relid(look->index_name, namespace);
+	HeapTuple	tuple;
+
+	if (!OidIsValid(taken))
+		return;
+	look->verdict = CM_INDEX_CONFLICT;
+	look->in_the_way = taken;
+
+	/* An interrupted DROP INDEX CONCURRENTLY: dead, and in no index list. */
+	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(taken));
+	if (!HeapTupleIsValid(tuple))
+		return;
+	if (((Form_pg_index) GETSTRUCT(tuple))->indrelid == look->relid &&
+		!((Form_pg_index) GETSTRUCT(tuple))->indislive)
+	{
+		look->verdict = CM_INDEX_LEFTOVER;
+		look->index_oid = taken;
+	}
+	ReleaseSysCache(tuple);
+}
+
+/* The step of cm_index_look(). */
+static void
+look_step(void *arg)
+{
+	CmIndexLook *look = arg;
+	Relation	rel = try_relation_open(look->relid, AccessShareLock);
+	CmIndexShape shape;
+	CmScope		scope;
+	MatchRank	best = RANK_NONE;
+	ListCell   *lc;
+
+	look->verdict = CM_INDEX_GONE;
+	look->index_oid = look->in_the_way = InvalidOid;
+	look->attached = false;
+	if (rel == NULL)
+		return;
+
+	look->verdict = CM_INDEX_MISSING;
+	look->owner = rel->rd_rel->relowner;
+	look->relkind = rel->rd_rel->relkind;
+	look->relation = cm_relation_quoted(look->relid);
+	look->index = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+											 look->index_name);
+	look->empty = look->relkind != RELKIND_PARTITIONED_TABLE &&
+		RelationGetNumberOfBlocks(rel) == 0;
+
+	cm_owner_enter(&scope, look->owner, true);
+	cm_index_shape_planned(&shape, look->plan, rel);
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (cm_index_shape_matches(&shape, index))
+			best = judge_match(look, index, best);
+		index_close(index, NoLock);
+	}
+	if (look->verdict == CM_INDEX_MISSING)
+		judge_name(look, RelationGetNamespace(rel));
+	if (OidIsValid(look->index_oid))
+		look->found = cm_relation_quoted(look->index_oid);
+	cm_scope_leave(&scope);
+	relation_close(rel, NoLock);
+}
+
+/*
+ * Fill in the answer half of a look.  Returns false if the table is locked so
+ * that not even looking is possible.
+ */
+bool
+cm_index_look(CmIndexLook *look)
+{
+	return run_step(look_step, look, LOOK_DEADLINE);
+}
+
+/* The step of cm_index_lock_table(): take the lock, then keep it. */
+static void
+lock_step(void *arg)
+{
+	Oid			relid = *(Oid *) arg;
+	LockRelId	id = {.relId = relid,.dbId = MyDatabaseId};
+
+	LockRelationOid(relid, ShareUpdateExclusiveLock);
+	LockRelationIdForSession(&id, ShareUpdateExclusiveLock);
+}
+
+/*
+ * Keep every other index build, VACUUM and DDL away from the table until
+ * cm_index_unlock_table().  Returns false if the lock was not to be had.
+ */
+bool
+cm_index_lock_table(Oid relid)
+{
+	for (int attempt = 1;; attempt++)
+	{
+		if (run_step(lock_step, &relid, cm_ddl_deadline))
+			return true;
+		if (attempt >= cm_ddl_attempts)
+			return false;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(1000, cm_ddl_deadline * (1 + attempt / 2)),
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* The way back from cm_index_lock_table(). */
+void
+cm_index_unlock_table(Oid relid)
+{
+	LockRelId	id = {.relId = relid,.dbId = MyDatabaseId};
+
+	UnlockRelationIdForSession(&id, ShareUpdateExclusiveLock);
+}
+
+/*
+ * Remove the leftover that a look found.  The wait for old transactions has
+ * no deadline: the build that follows would wait for the same ones, and
+ * neither is in a writer's way.  Caller has the table locked.
+ */
+void
+cm_index_drop_leftover(const CmIndexLook *look)
+{
+	(void) cm_statement_run(psprintf("DROP INDEX CONCURRENTLY %s", look->found),
+							look->owner, 0);
+}
+
+/*
+ * After a build that failed: remove what it left, if that is soon done, so
+ * that writers need not maintain it until the next run comes by.  hurry: the
+ * build was cancelled, so one short try must do.  Never throws; what it does
+ * not manage, the next run does.  Caller has the table locked.
+ */
+void
+cm_index_sweep(CmIndexLook *look, bool hurry)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		if (cm_index_look(look) && look->verdict == CM_INDEX_LEFTOVER)
+			(void) cm_statement_run(psprintf("DROP INDEX %s%s",
+											 hurry ? "" : "CONCURRENTLY ", look->found),
+									look->owner,
+									hurry ? cm_ddl_deadline : SWEEP_DEADLINE);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		FlushErrorState();
+		cm_transaction_abort();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+}

@@ -1,0 +1,316 @@
+/*-------------------------------------------------------------------------
+ *
+ * install_view.c
+ *	  The steps of form_completion_stats, and of what lies around.
+ *
+ * Over new tables the view is made with its (empty) data.  Over tables that
+ * exist it is made WITH NO DATA, which locks them no more than a SELECT would;
+ * the first fill is left to its refresh job.  A view that is there keeps its
+ * definition and gets the unique index that REFRESH CONCURRENTLY needs.
+ *
+ * Where pg_cron refreshes the view already, our job is made and paused, so
+ * that it is never refreshed twice.
+ *
+ * What lies around is only told: the strategy's own create_monthly_partition,
+ * partitioned twins of our tables.
+ *
+ * Locks: none, see install_plan.c.
+ *
+ * What it does not do: see cron jobs that run from another database, or
+ * compare the definition of a view that is there with ours.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "concertmaster.h"
+#include "install.h"
+
+#define VIEW_NAME		"form_completion_stats"
+#define INDEX_NAME		"form_completion_stats_form_schema_id_day_key"
+
+/* What the view needs to know of the tables below it. */
+typedef enum SourceState
+{
+	SOURCE_READY,
+	SOURCE_INCOMPLETE,			/* columns are pending */
+	SOURCE_FOREIGN,				/* somebody else's */
+	SOURCE_UNFIT				/* of other types */
+} SourceState;
+
+/* Can the view be made over the two tables?  Sets *with_time_zone. */
+static SourceState
+look_at_sources(CmInstallPlan *plan, bool *with_time_zone)
+{
+	CmBundledTable *responses = cm_install_table(plan, "form_responses");
+	CmBundledTable *schemas = cm_install_table(plan, "form_schemas");
+	const char *args[] = {psprintf("%u", responses->relid), psprintf("%u", schemas->relid)};
+	int			rows;
+	SourceState state = SOURCE_READY;
+
+	*with_time_zone = true;
+	if ((OidIsValid(responses->relid) && !responses->owned) ||
+		(OidIsValid(schemas->relid) && !schemas->owned))
+		return SOURCE_FOREIGN;
+
+	rows = cm_install_ask(plan,
+						  "SELECT n.relid::oid <> 0 AND a.attnum IS NULL AS missing,"
+						  "       a.attnum IS NOT NULL AND n.types IS NOT NULL"
+						  "         AND NOT format_type(a.atttypid, NULL) = ANY (n.types) AS unfit,"
+						  "       n.name = 'submitted_at' AND a.atttypid = 'timestamp'::regtype AS without_zone"
+						  "  FROM (VALUES ($1, 'form_schema_id', NULL),"
+						  "               ($1, 'submitted_at', ARRAY['timestamp with time zone', 'timestamp without time zone']),"
+						  "               ($1, 'data', ARRAY['jsonb', 'json']),"
+						  "               ($2, 'id', NULL),"
+						  "               ($2, 'name', NULL)) AS n (relid, name, types)"
+						  "  LEFT JOIN pg_attribute a ON a.attrelid = n.relid::oid"
+						  "   AND a.attname = n.name AND NOT a.attisdropped",
+						  2, args);
+	for (int i = 0; i < rows; i++)
+	{
+		if (cm_install_is_true(i, "unfit"))
+			return SOURCE_UNFIT;
+		if (cm_install_is_true(i, "missing"))
+			state = SOURCE_INCOMPLETE;
+		if (cm_install_is_true(i, "without_zone"))
+			*with_time_zone = false;
+	}
+	return state;
+}
+
+/*
+ * Create the view, its unique index and its comments.  Returns when that is,
+ * CM_STEP_REMAINS if never.
+ */
+static CmStepAction
+plan_new_view(CmInstallPlan *plan, const char *quoted)
+{
+	CmBundledTable *responses = cm_install_table(plan, "form_responses");
+	CmBundledTable *schemas = cm_install_table(plan, "form_schemas");
+	bool		empty = !OidIsValid(responses->relid) && !OidIsValid(schemas->relid);
+	char	   *object = psprintf("materialized view %s", quoted);
+	bool		with_time_zone;
+	SourceState state = look_at_sources(plan, &with_time_zone);
+	const char *args[] = {plan->schema_name, with_time_zone ? "true" : "false"};
+	CmInstallStep *step;
+	char	   *query;
+
+	if (state == SOURCE_FOREIGN || state == SOURCE_UNFIT)
+	{
+		cm_install_step(plan, CM_STEP_REMAINS, object,
+						state == SOURCE_FOREIGN ? "not made: its tables belong to somebody else" :
+						"not made: its columns in form_responses are of other types");
+		return CM_STEP_REMAINS;
+	}
+
+	cm_install_ask(plan, "SELECT concertmaster._bundled_view_query($1::name, $2::boolean) AS query", 2, args);
+	query = cm_install_value(0, "query");
+	step = cm_install_step(plan, state == SOURCE_READY ? CM_STEP_CREATE : CM_STEP_PENDING, object,
+						   empty ? NULL : "WITH NO DATA; its first refresh fills it");
+	if (!empty)
+		step->lock = psprintf("AccessShareLock on %s and %s", responses->quoted, schemas->quoted);
+	step->unhurried = true;
+	step->statements = list_make4(psprintf("CREATE MATERIALIZED VIEW %s AS\n%s\nWITH %sDATA",
+										   quoted, query, empty ? "" : "NO "),
+								  psprintf("CREATE UNIQUE INDEX %s ON %s (form_schema_id, day)",
+										   INDEX_NAME, quoted),
+								  psprintf("COMMENT ON MATERIALIZED VIEW %s IS 'answers per form and day of UTC: today and the 30 days before'",
+										   quoted),
+								  psprintf("COMMENT ON COLUMN %s.malformed_completion_times IS 'answers whose completion_time is no whole number; they are not in the average'",
+										   quoted));
+	return step->action;
+}
+
+/* The schedule of the view; paused where pg_cron has it refreshed. */
+static void
+plan_schedule(CmInstallPlan *plan, const char *quoted, CmStepAction action, const char *cron_job)
+{
+	char	   *job = psprintf("refresh %s", quoted);
+	CmInstallStep *step;
+
+	if (!cm_install_door_exists(plan, "manage_matview"))
+		return;
+	step = cm_install_step(plan, action, psprintf("job %s", job), "every 15 minutes");
+	step->unhurried = true;
+	step->statements = list_make1(psprintf("SELECT concertmaster.manage_matview(%s::pg_catalog.regclass, every => interval '15 minutes')",
+										   quote_literal_cstr(quoted)));
+	if (cron_job == NULL)
+		return;
+	step->detail = psprintf("paused, because pg_cron job %s refreshes the view; to change over: SELECT cron.unschedule(%s), then SELECT concertmaster.resume_job(%s)",
+							cron_job, cron_job, quote_literal_cstr(job));
+	step->statements = lappend(step->statements,
+							   psprintf("SELECT concertmaster.pause_job(%s)", quote_literal_cstr(job)));
+}
+
+/*
+ * The first fill, where our job does not do it: REFRESH CONCURRENTLY, which
+ * pg_cron runs, refuses a view that was never filled.
+ */
+static void
+plan_first_fill(CmInstallPlan *plan, const char *quoted)
+{
+	CmInstallStep *step;
+
+	step = cm_install_step(plan, CM_STEP_PENDING, psprintf("data of %s", quoted),
+						   "filled once, so that pg_cron can refresh it CONCURRENTLY");
+	step->lock = "AccessShareLock on its tables";
+	step->unhurried = true;
+	step->statements = list_make1(psprintf("REFRESH MATERIALIZED VIEW %s", quoted));
+}
+
+/*
+ * The pg_cron job of this database that refreshes the view, as a literal
+ * that cron.unschedule() takes; NULL if there is none.
+ */
+static char *
+find_cron_job(CmInstallPlan *plan)
+{
+	if (cm_install_ask(plan,
+					   "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+					   "  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'jobname'"
+					   " WHERE n.nspname = 'cron' AND c.relname = 'job'", 0, NULL) == 0)
+		return NULL;
+	if (cm_install_ask(plan,
+					   "SELECT coalesce(quote_literal(jobname), jobid::text) AS job FROM cron.job"
+					   " WHERE active AND database = current_database()"
+					   "   AND command ~* '\\mrefresh\\M.*\\m" VIEW_NAME "\\M'"
+					   " ORDER BY jobid LIMIT 1", 0, NULL) == 0)
+		return NULL;
+	return cm_install_value(0, "job");
+}
+
+/* A materialized view of the name is there: keep it, make it refreshable. */
+static void
+plan_existing_view(CmInstallPlan *plan, const char *quoted, const char *cron_job)
+{
+	const char *args[] = {plan->schema_name, VIEW_NAME};
+	char	   *object = psprintf("materialized view %s", quoted);
+	CmInstallStep *step;
+	Oid			relid;
+	bool		indexed;
+	bool		bundled;
+	bool		managed;
+	bool		filled;
+
+	cm_install_ask(plan,
+				   "SELECT c.oid,"
+				   "       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid"
+				   "          AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL) AS indexed,"
+				   "       (SELECT count(*) = 2 FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped"
+				   "          AND a.attname IN ('form_schema_id', 'day')) AS indexable,"
+				   "       EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid"
+				   "          AND a.attname = 'malformed_completion_times') AS bundled,"
+				   "       EXISTS (SELECT FROM concertmaster.matview m"
+				   "          WHERE m.schema_name = $1::name AND m.view_name = $2::name) AS managed,"
+				   "       c.relispopulated AS filled"
+				   "  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+				   " WHERE n.nspname = $1 AND c.relname = $2",
+				   2, args);
+	relid = (Oid) strtoul(cm_install_value(0, "oid"), NULL, 10);
+	indexed = cm_install_is_true(0, "indexed");
+	bundled = cm_install_is_true(0, "bundled");
+	managed = cm_install_is_true(0, "managed");
+	filled = cm_install_is_true(0, "filled");
+
+	cm_install_step(plan, CM_STEP_EXISTS, object, bundled ? NULL :
+					psprintf("keeps its own definition; for ours, which no malformed answer can stop: DROP MATERIALIZED VIEW %s, then SELECT concertmaster.install(%s)",
+							 quoted, quote_literal_cstr(plan->schema_name)));
+	if (!indexed)
+	{
+		if (!cm_install_is_true(0, "indexable"))
+		{
+			cm_install_step(plan, CM_STEP_REMAINS, psprintf("unique index of %s", quoted),
+							"REFRESH CONCURRENTLY needs one: CREATE UNIQUE INDEX over columns that tell its rows apart, then SELECT concertmaster.manage_matview()");
+			return;
+		}
+		step = cm_install_step(plan, CM_STEP_PENDING, psprintf("unique index of %s", quoted),
+							   "(form_schema_id, day), so that it can be refreshed CONCURRENTLY");
+		step->lock = psprintf("ShareLock on %s, which only a refresh waits for", quoted);
+		step->relid = relid;
+		step->mode = ShareLock;
+		step->unhurried = true;
+		step->statements = list_make1(psprintf("CREATE UNIQUE INDEX ON %s (form_schema_id, day)", quoted));
+	}
+	if (managed)
+		cm_install_step(plan, CM_STEP_EXISTS, psprintf("job refresh %s", quoted), NULL);
+	else
+		plan_schedule(plan, quoted, indexed ? CM_STEP_CREATE : CM_STEP_PENDING, cron_job);
+	if (!filled && cron_job != NULL)
+		plan_first_fill(plan, quoted);
+}
+
+/* Add the steps of the view to the plan. */
+void
+cm_install_plan_view(CmInstallPlan *plan)
+{
+	const char *args[] = {plan->schema_name, VIEW_NAME, GetUserNameFromId(plan->userid, false)};
+	char	   *quoted = quote_qualified_identifier(plan->schema_name, VIEW_NAME);
+	char	   *object = psprintf("materialized view %s", quoted);
+	char	   *cron_job = find_cron_job(plan);
+
+	if (cm_install_ask(plan,
+					   "SELECT c.relkind, pg_get_userbyid(c.relowner) AS owner,"
+					   "       pg_has_role($3::name, c.relowner, 'USAGE') AS owned"
+					   "  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+					   " WHERE n.nspname = $1 AND c.relname = $2",
+					   3, args) == 0)
+	{
+		CmStepAction action = plan_new_view(plan, quoted);
+
+		if (action == CM_STEP_REMAINS)
+			return;
+		plan_schedule(plan, quoted, action, cron_job);
+		if (cron_job != NULL)
+			plan_first_fill(plan, quoted);
+	}
+	else if (cm_install_value(0, "relkind")[0] != RELKIND_MATVIEW)
+		cm_install_step(plan, CM_STEP_CONFLICT, object, "the name belongs to another kind of object");
+	else if (!cm_install_is_true(0, "owned"))
+		cm_install_step(plan, CM_STEP_REMAINS, object,
+						psprintf("belongs to role \"%s\"", cm_install_value(0, "owner")));
+	else
+		plan_existing_view(plan, quoted, cron_job);
+}
+
+/* Add what the user has to know of what lies around. */
+void
+cm_install_plan_surroundings(CmInstallPlan *plan)
+{
+	const char *args[] = {plan->schema_name};
+	int			rows;
+
+	if (cm_install_ask(plan,
+					   "SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+					   " WHERE n.nspname = $1 AND p.proname = 'create_monthly_partition'"
+					   "   AND oidvectortypes(p.proargtypes) = 'text, date'",
+					   1, args) > 0)
+	{
+		char	   *quoted = quote_qualified_identifier(plan->schema_name, "create_monthly_partition");
+
+		cm_install_step(plan, CM_STEP_REMAINS, psprintf("function %s", quoted),
+						psprintf("not ours and kept; it locks the parent against everybody. concertmaster.create_monthly_partition() takes the same arguments: DROP FUNCTION %s(text, date) and call that",
+								 quoted));
+	}
+
+	rows = cm_install_ask(plan,
+						  "SELECT c.relname, pg_get_partkeydef(c.oid) AS partition_key"
+						  "  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+						  "  JOIN concertmaster._bundled_tables() b ON c.relname = b.table_name || '_partitioned'"
+						  " WHERE n.nspname = $1 AND c.relkind = 'p'"
+						  "   AND NOT EXISTS (SELECT FROM concertmaster.partition_set s"
+						  "        WHERE s.schema_name = n.nspname AND s.table_name = c.relname)"
+						  " ORDER BY 1",
+						  1, args);
+	for (int i = 0; i < rows; i++)
+	{
+		char	   *quoted = quote_qualified_identifier(plan->schema_name, cm_install_value(i, "relname"));
+
+		cm_install_step(plan, CM_STEP_REMAINS, psprintf("partition set %s", quoted),
+						psprintf("partitioned by %s, but nobody makes its partitions: SELECT concertmaster.create_partition_set(%s, '1 month')",
+								 cm_install_value(i, "partition_key"), quote_literal_cstr(quoted)));
+	}
+}

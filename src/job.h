@@ -1,0 +1,82 @@
+/*-------------------------------------------------------------------------
+ *
+ * job.h
+ *	  What the files of the job room say to each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CM_JOB_H
+#define CM_JOB_H
+
+#include "postgres.h"
+
+#include "postmaster/bgworker.h"
+
+#include "concertmaster.h"
+#include "shared_state.h"
+
+/* What a worker is started for. */
+typedef enum CmWorkerMode
+{
+	CM_WORKER_LOOK,				/* claim the oldest due job of the database */
+	CM_WORKER_JOB				/* run the job that the order names */
+} CmWorkerMode;
+
+/* The order that a worker gets in bgw_extra. */
+typedef struct CmWorkerOrder
+{
+	CmSlotRef	slot;
+	CmWorkerMode mode;
+	bool		only_if_due;	/* JOB: not if somebody ran it meanwhile */
+	Oid			datid;
+	int64		job_id;			/* JOB only */
+} CmWorkerOrder;
+
+/* When a job is to run; what job_clock.c reckons with. */
+typedef struct CmSchedule
+{
+	Interval   *every;			/* NULL: only on request */
+	TimestampTz start_at;		/* 0 if not given, see has_start_at */
+	bool		has_start_at;
+	char	   *timezone;
+	TimestampTz anchor;			/* a time on the present grid */
+	bool		has_anchor;
+} CmSchedule;
+
+/* in job_clock.c: pure reckoning of times */
+extern bool cm_clock_next(const CmSchedule *schedule, TimestampTz now, TimestampTz *next);
+extern int64 cm_clock_retry_delay(int failures, int first_s, int longest_s, double random);
+
+/* in job_queue.c */
+extern int64 cm_job_find(const char *name);
+extern void cm_job_require_owner(int64 job_id);
+extern CmJob *cm_job_load(int64 job_id);
+
+/* in job_run.c: one run: lock, claim, record */
+extern bool cm_job_lock(int64 job_id, bool wait);
+extern void cm_job_unlock(int64 job_id);
+extern int64 cm_run_start(int64 job_id);
+extern void cm_run_finish(int64 job_id, int64 run_id, CmRunStatus status,
+						  const ErrorData *edata, const char *message);
+extern void cm_runs_close_dead(void);
+extern int64 cm_job_claim_due(int64 only_job_id, bool *busy);
+extern TimestampTz cm_jobs_next_due(void);
+extern void cm_jobs_prune(CmJobOutcome *outcome);
+
+/* in job_call.c: start a worker */
+extern bool cm_worker_start(const CmWorkerOrder *order, bool background, bool waited,
+							CmSlotRef *slot, BackgroundWorkerHandle **handle);
+
+/* in job_control.c: does the library fit its SQL? */
+extern bool cm_extension_matches(Oid *extension_oid, bool *exists, bool *armed);
+
+/* in job_launcher.c */
+extern void cm_launcher_fill(BackgroundWorker *worker);
+
+/* in job_database.c: make way for work on databases */
+extern void cm_database_hook_install(void);
+
+PGDLLEXPORT extern void cm_worker_main(Datum main_arg);
+PGDLLEXPORT extern void cm_launcher_main(Datum main_arg);
+
+#endif							/* CM_JOB_H */

@@ -1,0 +1,239 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_call.c
+ *	  Start a worker; run a job in one and wait, from a CALLed procedure.
+ *
+ * A procedure that waits for a worker commits first and holds no snapshot
+ * while it waits, because the worker can be one that builds an index
+ * concurrently, which waits for everybody who holds an older one.  What the
+ * worker has to say comes through its slot in shared memory, so the wait
+ * needs no look into a table at all.
+ *
+ * Locks: none.  Cleanup: if the wait ends by an error (a cancel, a lost
+ * connection), the worker is cancelled as by SIGINT, terminated if that does
+ * not help, and the slot freed.
+ *
+ * What it does not do: record anything.  The worker records its run.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/wait_event.h"
+
+#include "concertmaster.h"
+#include "job.h"
+
+/* How long a waiting procedure stays in one transaction, in milliseconds. */
+#define TRANSACTION_AGE_MS	5000
+
+/* How long a cancelled worker has before it is terminated. */
+#define CANCEL_GRACE_MS		3000
+
+/* What a waiting procedure has to clean up. */
+typedef struct CallState
+{
+	CmSlotRef	slot;
+	BackgroundWorkerHandle *handle; /* NULL until registered */
+} CallState;
+
+/*
+ * Start a worker.  Returns false if all slots or all of the server's
+ * background workers are taken; nothing is left behind then.
+ */
+bool
+cm_worker_start(const CmWorkerOrder *order, bool background, bool waited,
+				CmSlotRef *slot, BackgroundWorkerHandle **handle)
+{
+	BackgroundWorker worker = {0};
+	CmWorkerOrder full = *order;
+
+	StaticAssertStmt(sizeof(CmWorkerOrder) <= BGW_EXTRALEN, "worker order does not fit");
+
+	if (!cm_slot_reserve(order->datid, order->job_id, background, waited, slot))
+		return false;
+	full.slot = *slot;
+
+	strlcpy(worker.bgw_name, "concertmaster worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "concertmaster worker", BGW_MAXLEN);
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, "concertmaster", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "cm_worker_main", BGW_MAXLEN);
+	memcpy(worker.bgw_extra, &full, sizeof(full));
+	worker.bgw_notify_pid = MyProcPid;
+
+	if (RegisterDynamicBackgroundWorker(&worker, handle))
+		return true;
+	cm_slot_release(*slot);
+	return false;
+}
+
+/* Wait up to timeout_ms for the worker to end, deaf to cancels. */
+static bool
+wait_for_end(BackgroundWorkerHandle *handle, int timeout_ms)
+{
+	pid_t		pid;
+
+	while (GetBackgroundWorkerPid(handle, &pid) != BGWH_STOPPED && timeout_ms > 0)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 20, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		timeout_ms -= 20;
+	}
+	return GetBackgroundWorkerPid(handle, &pid) == BGWH_STOPPED;
+}
+
+/* The wait ended by an error: take the worker along. */
+static void
+abandon_worker(int code, Datum arg)
+{
+	CallState  *state = (CallState *) DatumGetPointer(arg);
+	pid_t		pid;
+
+	if (state->handle != NULL)
+	{
+		if (GetBackgroundWorkerPid(state->handle, &pid) == BGWH_STARTED)
+			kill(pid, SIGINT);
+		else
+			TerminateBackgroundWorker(state->handle);
+		if (!wait_for_end(state->handle, CANCEL_GRACE_MS))
+		{
+			TerminateBackgroundWorker(state->handle);
+			(void) wait_for_end(state->handle, CANCEL_GRACE_MS);
+		}
+	}
+	cm_slot_release(state->slot);
+}
+
+/* Show the worker's progress to the client if it has changed. */
+static void
+show_progress(const CmSlot *slot, const char *name, uint32 *seen)
+{
+	if (slot->state != CM_SLOT_RUNNING || slot->changes == *seen)
+		return;
+	*seen = slot->changes;
+	if (slot->total > 0)
+		ereport(NOTICE,
+				(errmsg("%s: %s (" INT64_FORMAT " of " INT64_FORMAT ")",
+						name, slot->text, slot->done, slot->total)));
+	else
+		ereport(NOTICE, (errmsg("%s: %s", name, slot->text)));
+}
+
+/* Wait for the worker's end, in transactions that hold nothing. */
+static void
+wait_and_show(CallState *state, const char *name, CmSlot *slot)
+{
+	uint32		seen = 0;
+	int			age_ms = 0;
+
+	for (;;)
+	{
+		pid_t		pid;
+		bool		stopped = GetBackgroundWorkerPid(state->handle, &pid) == BGWH_STOPPED;
+
+		if (!cm_slot_look(state->slot, slot))
+			elog(ERROR, "worker slot %d was lost", state->slot.index);
+		show_progress(slot, name, &seen);
+		if (stopped || slot->state == CM_SLOT_DONE)
+			return;
+
+		InvalidateCatalogSnapshot();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 100, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+
+		age_ms += 100;
+		if (age_ms >= TRANSACTION_AGE_MS)
+		{
+			SPI_commit();
+			age_ms = 0;
+		}
+	}
+}
+
+/* The run failed, or never came to an end: raise its error here. */
+static void
+raise_outcome(const CmSlot *slot, const CmSlotOutcome *outcome, const char *name)
+{
+	if (outcome->status == CM_RUN_FAILED)
+		ereport(ERROR,
+				(errcode(outcome->sqlerrcode),
+				 errmsg("%s", outcome->message ? outcome->message : "job failed"),
+				 outcome->detail ? errdetail("%s", outcome->detail) : 0,
+				 outcome->hint ? errhint("%s", outcome->hint) : 0,
+				 errcontext("run of job \"%s\" in a background worker", name)));
+	if (slot->state == CM_SLOT_STARTING)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not start a background worker for job \"%s\"", name),
+				 errhint("More details are in the server log.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_ADMIN_SHUTDOWN),
+			 errmsg("worker of job \"%s\" ended before it recorded an outcome", name),
+			 errdetail("It was terminated, or the extension or the database was dropped or replaced meanwhile."),
+			 errhint("More details are in the server log; the job can be called again.")));
+}
+
+/*
+ * Run a job in a worker and wait for its end: what run_job() does, and every
+ * other procedure that has a job to its name.  The caller's transaction is
+ * committed.  Returns true if the job did its work, false if it put it off;
+ * *message is what it says about that, palloc'd, or NULL.  If it failed, its
+ * error is raised here with its SQLSTATE, message, detail and hint.
+ */
+bool
+cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	CallState	state = {0};
+	CmWorkerOrder order = {.mode = CM_WORKER_JOB,.datid = MyDatabaseId,.job_id = job_id};
+	CmSlotOutcome outcome;
+	CmSlot	   *slot = palloc0(sizeof(CmSlot));
+	CmJob	   *job;
+
+	cm_require_nonatomic(fcinfo, psprintf("%s()", get_func_name(fcinfo->flinfo->fn_oid)));
+	cm_require_primary(psprintf("%s()", get_func_name(fcinfo->flinfo->fn_oid)));
+	cm_job_require_owner(job_id);
+	job = cm_job_load(job_id);
+	if (job == NULL)
+		elog(ERROR, "job " INT64_FORMAT " does not exist", job_id);
+
+	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect_ext failed");
+	SPI_commit();
+	if (!cm_worker_start(&order, false, true, &state.slot, &state.handle))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not start a background worker for job \"%s\"", job->name),
+				 errdetail("All background worker slots are taken."),
+				 errhint("Try again later, or increase \"max_worker_processes\".")));
+
+	PG_ENSURE_ERROR_CLEANUP(abandon_worker, PointerGetDatum(&state));
+	{
+		wait_and_show(&state, job->name, slot);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(abandon_worker, PointerGetDatum(&state));
+	cm_slot_release(state.slot);
+
+	MemoryContextSwitchTo(caller);
+	cm_slot_read_outcome(slot, &outcome);
+	SPI_finish();
+	MemoryContextSwitchTo(caller);
+	if (outcome.status != CM_RUN_SUCCEEDED && outcome.status != CM_RUN_DEFERRED)
+		raise_outcome(slot, &outcome, job->name);
+	*message = outcome.message;
+	return outcome.status == CM_RUN_SUCCEEDED;
+}

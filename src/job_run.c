@@ -1,0 +1,406 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_run.c
+ *	  One run of a job: lock it, claim it, record how it went.
+ *
+ * Whoever runs a job holds its lock for the whole session: a heavyweight lock
+ * in the space of advisory locks, with a fourth field that the SQL functions
+ * for those cannot use.  It is visible in pg_locks, deadlock detection knows
+ * it, and the server releases it however the process ends.  So a job_run row
+ * that says running while the lock can be had is of a run that died, and
+ * cm_runs_close_dead() closes it as crashed.
+ *
+ * job_state.next_run is when the job is due; scheduled is the time on the
+ * job's grid that it stands for.  They differ after a failure (next_run is the
+ * next try) and after a request.
+ *
+ * All functions here run in the caller's transaction, except that the job's
+ * lock belongs to the session.  After an error the caller aborts, and gives
+ * the lock back if it means to live on.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "common/pg_prng.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "concertmaster.h"
+#include "job.h"
+
+/* Users' advisory locks have 1 or 2 here. */
+#define JOB_LOCK_FIELD4	3
+
+/* How a run went, as it is written. */
+typedef struct RunEnd
+{
+	const char *status;			/* of job_run */
+	const char *sqlstate;		/* these four: NULL if there is none */
+	const char *message;
+	const char *detail;
+	const char *hint;
+} RunEnd;
+
+/* Text or NULL as an SPI parameter. */
+static Datum
+text_or_null(const char *text, char *null)
+{
+	*null = text ? ' ' : 'n';
+	return text ? CStringGetTextDatum(text) : (Datum) 0;
+}
+
+/* A column of the first row of the last SPI result. */
+static Datum
+first_row(int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, isnull);
+}
+
+/* The job's lock.  Returns false only if not to wait and another has it. */
+bool
+cm_job_lock(int64 job_id, bool wait)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (job_id >> 32), (uint32) job_id, JOB_LOCK_FIELD4);
+	return LockAcquire(&tag, ExclusiveLock, true, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* Give the job's lock back. */
+void
+cm_job_unlock(int64 job_id)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (job_id >> 32), (uint32) job_id, JOB_LOCK_FIELD4);
+	LockRelease(&tag, ExclusiveLock, true);
+}
+
+/*
+ * Record that this process runs the job from now on.  Caller holds the job's
+ * lock.  Returns the run's number.
+ */
+int64
+cm_run_start(int64 job_id)
+{
+	CmScope		scope;
+	Oid			types[3] = {INT8OID, INT4OID, TIMESTAMPTZOID};
+	Datum		values[3];
+	bool		isnull;
+	int64		run_id;
+
+	values[0] = Int64GetDatum(job_id);
+	values[1] = Int32GetDatum(MyProcPid);
+	values[2] = TimestampTzGetDatum(GetCurrentTimestamp());
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("INSERT INTO concertmaster.job_run (job_id, status, pid, start_time)"
+						  " VALUES ($1, 'running', $2, $3) RETURNING run_id",
+						  3, types, values, NULL, false, 0);
+	run_id = DatumGetInt64(first_row(1, &isnull));
+	SPI_execute_with_args("INSERT INTO concertmaster.job_state AS s (job_id, last_run, last_status, runs)"
+						  " VALUES ($1, $3, 'running', 1)"
+						  " ON CONFLICT (job_id) DO UPDATE"
+						  "   SET last_run = EXCLUDED.last_run, last_status = 'running', runs = s.runs + 1",
+						  3, types, values, NULL, false, 0);
+	cm_scope_leave(&scope);
+	return run_id;
+}
+
+/*
+ * When is the job due next, now that a run has ended?  Reads the job, locks
+ * its state.  Sets *next and *scheduled with their nulls ('n' or ' '); returns
+ * false if the job is gone.  Caller is in a catalog scope.
+ */
+static bool
+reckon_next(int64 job_id, CmRunStatus status, TimestampTz run_start,
+			Datum *times, char *nulls)
+{
+	Oid			types[1] = {INT8OID};
+	Datum		values[1];
+	CmSchedule	schedule = {0};
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next_run;
+	TimestampTz next;
+	bool		isnull;
+	bool		requested;
+	bool		had_next_run;
+	int			failures;
+
+	values[0] = Int64GetDatum(job_id);
+	SPI_execute_with_args("SELECT j.every, j.start_at, j.timezone, coalesce(s.scheduled, s.next_run),"
+						  "       s.next_run, s.failures_in_row"
+						  "  FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
+						  " WHERE job_id = $1 FOR UPDATE OF s",
+						  1, types, values, NULL, false, 1);
+	if (SPI_processed == 0)
+		return false;
+	schedule.every = DatumGetIntervalP(first_row(1, &isnull));
+	if (isnull)
+		schedule.every = NULL;
+	schedule.start_at = DatumGetTimestampTz(first_row(2, &isnull));
+	schedule.has_start_at = !isnull;
+	schedule.timezone = TextDatumGetCString(first_row(3, &isnull));
+	schedule.anchor = DatumGetTimestampTz(first_row(4, &isnull));
+	schedule.has_anchor = !isnull;
+	next_run = DatumGetTimestampTz(first_row(5, &isnull));
+	had_next_run = !isnull;
+	failures = DatumGetInt32(first_row(6, &isnull));
+
+	times[1] = TimestampTzGetDatum(schedule.anchor);
+	nulls[1] = schedule.has_anchor && schedule.every != NULL ? ' ' : 'n';
+	nulls[0] = ' ';
+
+	/* Asked for while it ran: it may have come too late for this run. */
+	requested = had_next_run && next_run > run_start && next_run <= now;
+	if (status == CM_RUN_SUCCEEDED && requested)
+		times[0] = TimestampTzGetDatum(next_run);
+	else if (status == CM_RUN_SUCCEEDED)
+	{
+		if (cm_clock_next(&schedule, now, &next))
+			times[0] = times[1] = TimestampTzGetDatum(next);
+		else
+			nulls[0] = 'n';
+		nulls[1] = nulls[0];
+	}
+	else if (schedule.every == NULL && !had_next_run)
+		nulls[0] = 'n';			/* run by hand: whoever did tries again */
+	else
+	{
+		if (status == CM_RUN_DEFERRED)
+			failures = 0;
+		next = now + cm_clock_retry_delay(failures + (status == CM_RUN_FAILED),
+										  cm_retry_delay, cm_retry_delay_max,
+										  pg_prng_double(&pg_global_prng_state));
+		times[0] = TimestampTzGetDatum(next);
+	}
+	return true;
+}
+
+/*
+ * Write how a run ended, unless somebody has already closed it.  Caller is in
+ * a catalog scope.
+ */
+static void
+write_end(int64 job_id, int64 run_id, CmRunStatus status, const RunEnd *end)
+{
+	Oid			run_types[7] = {INT8OID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		run_values[7];
+	char		run_nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
+	Oid			types[8] = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TIMESTAMPTZOID};
+	Datum		values[8];
+	char		nulls[8] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
+	bool		isnull;
+
+	run_values[0] = Int64GetDatum(run_id);
+	run_values[1] = CStringGetTextDatum(end->status);
+	run_values[2] = TimestampTzGetDatum(GetCurrentTimestamp());
+	run_values[3] = text_or_null(end->sqlstate, &run_nulls[3]);
+	run_values[4] = text_or_null(end->message, &run_nulls[4]);
+	run_values[5] = text_or_null(end->detail, &run_nulls[5]);
+	run_values[6] = text_or_null(end->hint, &run_nulls[6]);
+	SPI_execute_with_args("UPDATE concertmaster.job_run"
+						  "   SET status = $2, end_time = $3, sqlstate = $4, message = $5, detail = $6, hint = $7"
+						  " WHERE run_id = $1 AND status = 'running' RETURNING start_time",
+						  7, run_types, run_values, run_nulls, false, 0);
+	if (SPI_processed == 0)
+		return;
+	values[4] = first_row(1, &isnull);
+
+	values[0] = Int64GetDatum(job_id);
+	if (!reckon_next(job_id, status, DatumGetTimestampTz(values[4]), &values[1], &nulls[1]))
+		return;
+	values[3] = run_values[1];
+	values[5] = run_values[3];
+	nulls[5] = run_nulls[3];
+	values[6] = run_values[4];
+	nulls[6] = run_nulls[4];
+	values[7] = run_values[2];
+	if (status == CM_RUN_FAILED)
+		SPI_execute_with_args("UPDATE concertmaster.job_state"
+							  "   SET next_run = $2, scheduled = $3, last_status = $4,"
+							  "       last_duration = extract(epoch FROM $8 - $5) * 1000.0,"
+							  "       failures = failures + 1, failures_in_row = failures_in_row + 1,"
+							  "       first_failure = coalesce(first_failure, $8),"
+							  "       last_sqlstate = $6, last_error = $7"
+							  " WHERE job_id = $1",
+							  8, types, values, nulls, false, 0);
+	else if (status == CM_RUN_DEFERRED)
+		SPI_execute_with_args("UPDATE concertmaster.job_state"
+							  "   SET next_run = $2, scheduled = $3, last_status = $4"
+							  " WHERE job_id = $1",
+							  8, types, values, nulls, false, 0);
+	else
+		SPI_execute_with_args("UPDATE concertmaster.job_state"
+							  "   SET next_run = $2, scheduled = $3, last_status = $4,"
+							  "       last_duration = extract(epoch FROM $8 - $5) * 1000.0, last_success = $8,"
+							  "       failures_in_row = 0, first_failure = NULL,"
+							  "       last_sqlstate = NULL, last_error = NULL"
+							  " WHERE job_id = $1",
+							  8, types, values, nulls, false, 0);
+}
+
+/*
+ * Record the end of this process's run.  edata: the error, if it failed;
+ * message: what else there is to say, or NULL.
+ */
+void
+cm_run_finish(int64 job_id, int64 run_id, CmRunStatus status,
+			  const ErrorData *edata, const char *message)
+{
+	CmScope		scope;
+	RunEnd		end = {0};
+
+	end.status = status == CM_RUN_SUCCEEDED ? "succeeded" : status == CM_RUN_DEFERRED ? "deferred" : "failed";
+	end.message = message;
+	if (edata != NULL)
+	{
+		end.sqlstate = pstrdup(unpack_sql_state(edata->sqlerrcode));
+		end.message = edata->message;
+		end.detail = edata->detail;
+		end.hint = edata->hint;
+	}
+	cm_catalog_enter(&scope);
+	write_end(job_id, run_id, status, &end);
+	cm_scope_leave(&scope);
+}
+
+/*
+ * Close every run of this database whose process is gone.  It counts as a
+ * failure, so that a job which brings its worker down is not started at once
+ * again, and again.
+ */
+void
+cm_runs_close_dead(void)
+{
+	CmScope		scope;
+	SPITupleTable *runs;
+	uint64		count;
+	RunEnd		end = {.status = "crashed",.message = "worker ended before it recorded an outcome"};
+
+	cm_catalog_enter(&scope);
+	SPI_execute("SELECT job_id, run_id FROM concertmaster.job_run WHERE status = 'running'", false, 0);
+	runs = SPI_tuptable;
+	count = SPI_processed;
+	for (uint64 i = 0; i < count; i++)
+	{
+		bool		isnull;
+		int64		job_id = DatumGetInt64(SPI_getbinval(runs->vals[i], runs->tupdesc, 1, &isnull));
+		int64		run_id = DatumGetInt64(SPI_getbinval(runs->vals[i], runs->tupdesc, 2, &isnull));
+
+		if (!cm_job_lock(job_id, false))
+			continue;
+		write_end(job_id, run_id, CM_RUN_FAILED, &end);
+		cm_job_unlock(job_id);
+	}
+	cm_scope_leave(&scope);
+}
+
+/* Is the job due, seen with a snapshot taken now? */
+static bool
+still_due(int64 job_id)
+{
+	Oid			types[2] = {INT8OID, TIMESTAMPTZOID};
+	Datum		values[2];
+
+	values[0] = Int64GetDatum(job_id);
+	values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	SPI_execute_with_args("SELECT 1 FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
+						  " WHERE job_id = $1 AND NOT j.paused AND s.next_run <= $2",
+						  2, types, values, NULL, false, 1);
+	return SPI_processed > 0;
+}
+
+/*
+ * Claim the job that has been due longest, or only_job_id if that is not 0:
+ * returns its number with its lock held, or 0.  Sets *busy if a due job was
+ * passed over because somebody else had its lock.
+ */
+int64
+cm_job_claim_due(int64 only_job_id, bool *busy)
+{
+	CmScope		scope;
+	Oid			types[2] = {TIMESTAMPTZOID, INT8OID};
+	Datum		values[2];
+	SPITupleTable *due;
+	uint64		count;
+	int64		claimed = 0;
+
+	*busy = false;
+	values[0] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[1] = Int64GetDatum(only_job_id);
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("SELECT job_id FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
+						  " WHERE NOT j.paused AND s.next_run <= $1 AND ($2 = 0 OR job_id = $2)"
+						  "   AND NOT EXISTS (SELECT FROM concertmaster.job_run r"
+						  "                    WHERE r.job_id = j.job_id AND r.status = 'running')"
+						  " ORDER BY s.next_run, job_id",
+						  2, types, values, NULL, false, 0);
+	due = SPI_tuptable;
+	count = SPI_processed;
+	for (uint64 i = 0; i < count && claimed == 0; i++)
+	{
+		bool		isnull;
+		int64		job_id = DatumGetInt64(SPI_getbinval(due->vals[i], due->tupdesc, 1, &isnull));
+
+		if (!cm_job_lock(job_id, false))
+			*busy = true;
+		else if (still_due(job_id))
+			claimed = job_id;
+		else
+			cm_job_unlock(job_id);
+	}
+	cm_scope_leave(&scope);
+	return claimed;
+}
+
+/* When this database's next job is due; DT_NOEND if none is. */
+TimestampTz
+cm_jobs_next_due(void)
+{
+	CmScope		scope;
+	TimestampTz due;
+	bool		isnull;
+
+	cm_catalog_enter(&scope);
+	SPI_execute("SELECT min(s.next_run)"
+				"  FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
+				" WHERE NOT j.paused AND NOT EXISTS"
+				"       (SELECT FROM concertmaster.job_run r WHERE r.job_id = j.job_id AND r.status = 'running')",
+				false, 1);
+	due = DatumGetTimestampTz(first_row(1, &isnull));
+	if (isnull)
+		due = DT_NOEND;
+	cm_scope_leave(&scope);
+	return due;
+}
+
+/* Run the prune job: remove finished runs beyond the settings' bounds. */
+void
+cm_jobs_prune(CmJobOutcome *outcome)
+{
+	CmScope		scope;
+	Oid			types[2] = {INT4OID, TIMESTAMPTZOID};
+	Datum		values[2];
+	uint64		removed;
+
+	values[0] = Int32GetDatum(cm_history_runs);
+	values[1] = TimestampTzGetDatum(GetCurrentTimestamp() - cm_history_age * USECS_PER_MINUTE);
+	cm_transaction_begin(GetUserId());
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("DELETE FROM concertmaster.job_run r"
+						  " USING (SELECT run_id, row_number() OVER (PARTITION BY job_id ORDER BY run_id DESC) AS newer"
+						  "          FROM concertmaster.job_run) n"
+						  " WHERE r.run_id = n.run_id AND r.status <> 'running'"
+						  "   AND (n.newer > $1 OR r.end_time < $2)",
+						  2, types, values, NULL, false, 0);
+	removed = SPI_processed;
+	cm_scope_leave(&scope);
+	cm_transaction_commit();
+	outcome->message = psprintf(UINT64_FORMAT " runs removed from the history", removed);
+}

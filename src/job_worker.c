@@ -1,0 +1,294 @@
+/*-------------------------------------------------------------------------
+ *
+ * job_worker.c
+ *	  The worker: one database, one job, the error fence.
+ *
+ * A worker is started with an order: look what is due in a database and do
+ * the oldest of it, or run one named job.  It connects as the bootstrap
+ * superuser (and acts as owners inside transactions), claims its job, records
+ * the start, hands the job to the room whose kind it is, records the end and
+ * exits.  An order to look also publishes when the database's next job is
+ * due, after the claim and again at the end; that is all the launcher knows.
+ *
+ * Where there is nothing for us (no extension, other version, not armed,
+ * driven by pg_cron) the worker publishes that nothing is due and goes.
+ *
+ * Locks: the job's own, see job_run.c.  While the end is recorded, the
+ * extension is locked against being dropped; if it is gone by then, nothing
+ * is recorded and nothing said.
+ *
+ * Cleanup: an error inside the job is caught here, logged and recorded.  A
+ * termination (SIGTERM) ends the process at once; the run is closed by the
+ * next worker in this database.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "catalog/pg_extension.h"
+#include "commands/dbcommands.h"
+#include "commands/extension.h"
+#include "libpq/pqsignal.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "concertmaster.h"
+#include "job.h"
+
+/* A due job that somebody just locked is looked at again after this. */
+#define BUSY_RETRY_MS	200
+
+/* What the worker has claimed. */
+typedef struct Claim
+{
+	Oid			extension;		/* pg_extension's oid, to see a DROP */
+	int64		run_id;
+	CmJob	   *job;			/* NULL: nothing */
+	TimestampTz next_due;		/* of the rest of the database's jobs */
+} Claim;
+
+/* Say in the error log which job it was. */
+static void
+job_error_context(void *arg)
+{
+	CmJob	   *job = (CmJob *) arg;
+
+	errcontext("job " INT64_FORMAT ", \"%s\"", job->job_id, job->name);
+}
+
+/* The room whose kind of job it is does the work. */
+static void
+dispatch(const CmJob *job, CmJobOutcome *outcome)
+{
+	if (!OidIsValid(job->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("owner of job \"%s\" does not exist", job->name)));
+	switch (job->kind)
+	{
+		case CM_JOB_REFRESH:
+			cm_matview_run(job, outcome);
+			break;
+		case CM_JOB_ROLL:
+			cm_partition_run(job, outcome);
+			break;
+		case CM_JOB_BUILD:
+			cm_index_run(job, outcome);
+			break;
+		case CM_JOB_ADOPT:
+			cm_install_run(job, outcome);
+			break;
+		case CM_JOB_PRUNE:
+			cm_jobs_prune(outcome);
+			break;
+	}
+}
+
+/* Tell the launcher when this database's next job is due. */
+static void
+publish(const CmWorkerOrder *order, TimestampTz next_due, uint32 wakes)
+{
+	if (order->mode == CM_WORKER_LOOK)
+		cm_database_publish(MyDatabaseId, next_due, wakes);
+}
+
+/*
+ * Get the lock of the one job that the order names.  A run of it that goes on
+ * is waited for: in a transaction without a snapshot, or an index that is
+ * being built would wait for us in turn.
+ */
+static void
+await_named_job(int64 job_id)
+{
+	StartTransactionCommand();
+	if (!cm_job_lock(job_id, false))
+	{
+		cm_progress_report(0, 0, "waiting for the run of this job that is going on");
+		(void) cm_job_lock(job_id, true);
+	}
+	CommitTransactionCommand();
+}
+
+/*
+ * In one transaction: is there something for us here, what is it, and what is
+ * left.
+ */
+static void
+claim_job(const CmWorkerOrder *order, Claim *claim)
+{
+	bool		exists;
+	bool		armed;
+	bool		busy = false;
+	int64		job_id = order->job_id;
+
+	claim->next_due = DT_NOEND;
+	if (order->mode == CM_WORKER_JOB && !order->only_if_due)
+		await_named_job(job_id);
+	cm_transaction_begin(GetSessionUserId());
+	if (!cm_extension_matches(&claim->extension, &exists, &armed) ||
+		(order->mode == CM_WORKER_LOOK && !armed))
+	{
+		if (exists && !OidIsValid(claim->extension))
+			ereport(LOG,
+					(errmsg("concertmaster does nothing in database \"%s\": its SQL is of another version than the library",
+							get_database_name(MyDatabaseId)),
+					 errhint("Run ALTER EXTENSION concertmaster UPDATE there, or restart the server if its library was updated.")));
+		cm_transaction_commit();
+		return;
+	}
+	cm_runs_close_dead();
+	cm_relations_reconcile();
+	if (order->mode == CM_WORKER_LOOK || order->only_if_due)
+		job_id = cm_job_claim_due(order->job_id, &busy);
+
+	if (job_id != 0)
+		claim->job = cm_job_load(job_id);
+	if (claim->job != NULL)
+	{
+		cm_slot_claimed(job_id);
+		claim->run_id = cm_run_start(job_id);
+	}
+	if (order->mode == CM_WORKER_LOOK)
+		claim->next_due = cm_jobs_next_due();
+	cm_transaction_commit();
+
+	if (busy && claim->job == NULL)
+		claim->next_due = Max(claim->next_due,
+							  TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_RETRY_MS));
+}
+
+/*
+ * In one transaction: record the end of the run, and see what is due next.
+ * Does nothing if the extension was dropped meanwhile.
+ */
+static void
+record_end(const CmWorkerOrder *order, Claim *claim, CmRunStatus status,
+		   const ErrorData *edata, const char *message)
+{
+	bool		exists;
+	bool		armed;
+	Oid			extension;
+	uint32		wakes = cm_database_wakes(MyDatabaseId);
+
+	claim->next_due = DT_NOEND;
+	StartTransactionCommand();
+	LockDatabaseObject(ExtensionRelationId, claim->extension, 0, AccessShareLock);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (get_extension_oid("concertmaster", true) == claim->extension)
+	{
+		cm_run_finish(claim->job->job_id, claim->run_id, status, edata, message);
+		if (cm_extension_matches(&extension, &exists, &armed) && armed)
+			claim->next_due = cm_jobs_next_due();
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+
+	cm_job_unlock(claim->job->job_id);
+	cm_slot_finish(status, edata, message);
+	publish(order, claim->next_due, wakes);
+}
+
+/*
+ * Do the claimed job.  Returns the error that ended it, or NULL.  Whatever
+ * happens, the process is outside of any transaction afterwards.
+ */
+static ErrorData *
+run_fenced(const CmJob *job, CmJobOutcome *outcome, MemoryContext context)
+{
+	ErrorContextCallback callback;
+	ErrorData  *volatile edata = NULL;
+
+	callback.callback = job_error_context;
+	callback.arg = unconstify(CmJob *, job);
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	PG_TRY();
+	{
+		dispatch(job, outcome);
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		(void) cm_deadline_disarm();
+		QueryCancelPending = false;
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		EmitErrorReport();
+		cm_transaction_abort();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+
+	error_context_stack = callback.previous;
+	MemoryContextSwitchTo(context);
+	Assert(!IsTransactionState());
+	return edata;
+}
+
+/* Claim, run, record. */
+static void
+work(const CmWorkerOrder *order)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "concertmaster job",
+												  ALLOCSET_DEFAULT_SIZES);
+	Claim		claim = {0};
+	CmJobOutcome outcome = {0};
+	CmRunStatus status;
+	ErrorData  *edata;
+	uint32		wakes = cm_database_wakes(MyDatabaseId);
+
+	MemoryContextSwitchTo(context);
+	claim_job(order, &claim);
+	publish(order, claim.next_due, wakes);
+	if (claim.job == NULL)
+		return;
+
+	pgstat_report_appname(claim.job->name);
+	pgstat_report_activity(STATE_RUNNING, claim.job->name);
+	edata = run_fenced(claim.job, &outcome, context);
+	pgstat_report_activity(STATE_IDLE, NULL);
+
+	if (edata == NULL)
+		status = outcome.deferred ? CM_RUN_DEFERRED : CM_RUN_SUCCEEDED;
+	else if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED && cm_slot_must_stop())
+	{
+		status = CM_RUN_DEFERRED;
+		outcome.message = "made way for a command that needs the database to itself";
+		edata = NULL;
+	}
+	else
+		status = CM_RUN_FAILED;
+	if (outcome.deferred && outcome.message == NULL && outcome.blocked_by != 0)
+		outcome.message = psprintf("put off: process %d was in the way", outcome.blocked_by);
+	record_end(order, &claim, status, edata, outcome.message);
+}
+
+/* Entry point of a worker. */
+void
+cm_worker_main(Datum main_arg)
+{
+	CmWorkerOrder order;
+
+	memcpy(&order, MyBgworkerEntry->bgw_extra, sizeof(order));
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	if (!cm_slot_attach(order.slot))
+		proc_exit(0);
+	BackgroundWorkerInitializeConnectionByOid(order.datid, InvalidOid, 0);
+	cm_session_pin();
+	work(&order);
+	proc_exit(0);
+}
