@@ -14,6 +14,7 @@ set -euo pipefail
 # shellcheck source=dev/lib.sh
 . "$(dirname "$0")/lib.sh"
 
+data=''
 RESPONSES=${DEMO_RESPONSES:-200000}
 steps=0
 started=${EPOCHREALTIME/[.,]/}
@@ -78,17 +79,21 @@ load_data() {
     show -f "$TREE/demo/loaded.sql"
 }
 
-# Wait until every job has succeeded once, saying which has not.
+# Have the workers roll every set and refresh every view, and wait until they have.
 await_jobs() {
-    local left deadline=$((SECONDS + 120)) last=''
+    local since left last='' deadline=$((SECONDS + 120))
+    since=$(ask -At -c 'SELECT clock_timestamp()')
+    ask -c "SELECT concertmaster.request_job(name) FROM concertmaster.jobs WHERE kind IN ('roll', 'refresh')" >/dev/null
     while :; do
-        left=$(ask -At -f "$TREE/demo/unfinished.sql")
-        [ -n "$left" ] || return 0
+        left=$(ask -At -v since="$since" -f "$TREE/demo/unfinished.sql")
+        [ -n "$left" ] || break
         if [ "$left" != "$last" ]; then printf '   waiting for: %s\n' "${left//$'\n'/, }"; fi
         last=$left
-        [ $SECONDS -lt $deadline ] || die "these jobs have not succeeded within two minutes; see concertmaster.jobs"
-        sleep 0.3
+        [ $SECONDS -lt $deadline ] || die "not done within two minutes; see concertmaster.jobs"
+        sleep 0.1
     done
+    ask -c "SELECT concertmaster.resume_job(name) FROM concertmaster.jobs WHERE kind = 'build'" >/dev/null
+    show -f "$TREE/demo/runs.sql"
 }
 
 print_way_in() {
