@@ -97,5 +97,5 @@ check 'stop' demo stop
 check 'stop: the server is gone' test -n "$pid" -a ! -d "/proc/$pid"
 check 'stop: its folder is gone' test ! -e "$folder/demo"
 check 'stop again' demo stop
-echo done
+echo "done"
 exit $failed
