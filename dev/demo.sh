@@ -31,7 +31,7 @@ step() {
 
 step_done() { [ "$steps" -eq 0 ] || printf '   done in %s\n' "$(seconds_since "$step_started")"; }
 
-indent() { sed -u 's/^\(psql:[^ ]* \)\?/   /; s/[[:space:]]*$//'; }
+indent() { sed -u 's/^\(psql:[^ ]* \)\?\(NOTICE:  \)\?/   /; s/[[:space:]]*$//'; }
 
 ask() { "$BINDIR/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
 show() { ask -P pager=off -P linestyle=unicode -P footer=off -P null=- "$@" 2>&1 | indent; }
@@ -100,7 +100,6 @@ print_way_in() {
     local host
     host=$(ask -At -c 'SHOW unix_socket_directories')
     cat <<END
-
 The server keeps running.  Look around:
 
    $BINDIR/psql -h $host -U postgres demo
@@ -134,7 +133,7 @@ start() {
         die "this server lacks pg_stat_statements, which comes with PostgreSQL's contrib modules: install them"
     if [ -e "$DEMO" ]; then
         echo "   replacing the demo that is there"
-        remove_demo
+        remove_server
     fi
     trap 'echo "The demo broke off.  Its server log: $CM_BUILD/$PG_MAJOR/server/log; make demo-stop takes away what is there." >&2' ERR
     set -E
@@ -149,30 +148,27 @@ start() {
         step "Making up $RESPONSES answers to forms, with the workflows and runs behind them"
     fi
     load_data
-    step "Asking four questions without indexes"
+    step "Asking some questions, without indexes yet"
     ask -v column=before -f "$TREE/demo/measure.sql"
     step "CALL concertmaster.build_indexes(1), then (2): online, by background workers"
     show -c 'CALL concertmaster.build_indexes(1)'
     show -c 'CALL concertmaster.build_indexes(2)'
     step "Letting the workers roll partitions and refresh the view"
     await_jobs
-    step "The same four questions with indexes and the refreshed view"
+    step "The same questions with indexes and the refreshed view"
     ask -v column=after -f "$TREE/demo/measure.sql"
     show -f "$TREE/demo/compare.sql"
     step_done
-    printf '\nThis is what there is now, after %s:\n' "$(seconds_since "$started")"
+    printf '\nThis is what there is now, after %s:\n\n' "$(seconds_since "$started")"
     show -f "$TREE/demo/show.sql"
     print_way_in
 }
 
-# Stop the server with the programs that it was started with, and take all away.
-remove_demo() {
+# Stop the server with the programs that it was started with, and take its data away.
+remove_server() {
     local made_with
     made_with=$(cat "$DEMO/pg_config" 2>/dev/null || true)
-    if [ -n "$made_with" ]; then
-        PG_CONFIG=$made_with "$TREE/dev/server.sh" stop --remove
-    fi
-    rm -rf "$DEMO"
+    [ -z "$made_with" ] || PG_CONFIG=$made_with "$TREE/dev/server.sh" stop --remove
 }
 
 stop() {
@@ -181,7 +177,8 @@ stop() {
         echo "There is no demo."
         return
     fi
-    remove_demo
+    remove_server
+    rm -rf "$DEMO"
     rmdir "${DEMO%/demo}" 2>/dev/null || true
     echo "The demo is gone."
 }
