@@ -94,7 +94,7 @@ DEMO_RESPONSES=many check 'a number of answers that is none is refused' refuses 
 
 pid=$(head -n 1 "$folder"/demo/*/server/data/postmaster.pid 2>/dev/null)
 check 'stop' demo stop
-gone() { [ -n "$1" ] && ! grep -qs '^State:[[:space:]]*[^Z]' "/proc/$1/status"; }
+gone() { [ -n "$1" ] && ! grep -qs '^State:[[:space:]]*[^Z[:space:]]' "/proc/$1/status"; }
 check 'stop: the server is gone' gone "$pid"
 check 'stop: its folder is gone' test ! -e "$folder/demo"
 check 'stop again' demo stop
