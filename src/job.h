@@ -60,7 +60,7 @@ extern void cm_run_finish(int64 job_id, int64 run_id, CmRunStatus status,
 						  const ErrorData *edata, const char *message);
 extern void cm_runs_close_dead(void);
 extern int64 cm_job_claim_due(int64 only_job_id, bool *busy);
-extern TimestampTz cm_jobs_next_due(void);
+extern TimestampTz cm_jobs_next_due(int *count);
 extern bool cm_jobs_armed(const char *driver);
 extern void cm_jobs_prune(CmJobOutcome *outcome);
 

@@ -74,7 +74,7 @@ cm_worker_start(const CmWorkerOrder *order, bool background, bool waited,
 
 	if (RegisterDynamicBackgroundWorker(&worker, handle))
 		return true;
-	cm_slot_release(*slot);
+	cm_slot_cancel(*slot);
 	return false;
 }
 
