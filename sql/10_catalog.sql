@@ -63,7 +63,7 @@ COMMENT ON COLUMN concertmaster.job.relation_name IS 'relation that the job is a
 COMMENT ON COLUMN concertmaster.job.phase IS 'phase of index_plan that a build job builds';
 COMMENT ON COLUMN concertmaster.job.owner IS 'role that the job acts for; follows the relation''s owner';
 COMMENT ON COLUMN concertmaster.job.every IS 'period; NULL: only on request';
-COMMENT ON COLUMN concertmaster.job.start_at IS 'runs fall on start_at plus whole periods; NULL: a period after the last start';
+COMMENT ON COLUMN concertmaster.job.start_at IS 'runs fall on start_at plus whole periods; NULL: on whole periods after its first run';
 COMMENT ON COLUMN concertmaster.job.timezone IS 'time zone in which periods of days and months are counted';
 COMMENT ON COLUMN concertmaster.job.paused IS 'true: never started by itself';
 
@@ -231,14 +231,14 @@ COMMENT ON COLUMN concertmaster.partition_set_state.last_error IS 'text of the l
 CREATE TABLE concertmaster.matview (
     schema_name     name NOT NULL,
     view_name       name NOT NULL,
-    every           interval NOT NULL CHECK (every > interval '0'),
+    every           interval CHECK (every > interval '0'),
     allow_blocking  boolean NOT NULL DEFAULT false,
     PRIMARY KEY (schema_name, view_name)
 );
 COMMENT ON TABLE concertmaster.matview IS 'materialized views that are refreshed by jobs';
 COMMENT ON COLUMN concertmaster.matview.schema_name IS 'schema of the view';
 COMMENT ON COLUMN concertmaster.matview.view_name IS 'name of the view';
-COMMENT ON COLUMN concertmaster.matview.every IS 'period of the refresh';
+COMMENT ON COLUMN concertmaster.matview.every IS 'period of the refresh; NULL: something else refreshes it on schedule';
 COMMENT ON COLUMN concertmaster.matview.allow_blocking IS 'true: may be refreshed without CONCURRENTLY, which blocks its readers meanwhile';
 
 -- Not dumped: what the last refresh did.
