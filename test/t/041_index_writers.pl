@@ -57,7 +57,7 @@ poll_sql($node, 'd', 'SELECT count(*) > 150050 FROM items', 't', 'writers write'
 my ($caller_out, $caller_err) = ('', '');
 my $caller = IPC::Run::start(
 	[ 'psql', '-XAtq', '-d', $node->connstr('d'), '-c', 'CALL concertmaster.build_indexes(1)' ],
-	'>', \$caller_out, '2>', \$caller_err);
+	'>', \$caller_out, '2>', \$caller_err, IPC::Run::timeout(120));
 
 # Partitions attached while the build goes on.
 my $attached = 2;
@@ -69,8 +69,7 @@ while ($caller->pumpable && $attached < 40)
 		  . "ALTER TABLE events ATTACH PARTITION events_$attached FOR VALUES IN ($attached);");
 	$caller->pump_nb;
 }
-$caller->finish;
-is($caller->full_result // 0, 0, 'the build succeeds beside writers') or diag($caller_err);
+ok($caller->finish, 'the build succeeds beside writers') or diag($caller_err);
 like($caller_err, qr/NOTICE:  build phase 1: building "/, 'and shows its progress');
 cmp_ok($attached, '>', 2, 'partitions were attached meanwhile');
 
@@ -99,8 +98,8 @@ for my $log (glob "$folder/writes.*")
 {
 	for (split /\n/, slurp_file($log))
 	{
-		my (undef, undef, $us, undef, undef, undef, $lag) = split;
-		# with -R the time counts from the schedule; what it lagged is a stall too
+		# With -R the time counts from the schedule, so what it lagged is in it.
+		my (undef, undef, $us) = split;
 		$writes++;
 		$longest = $us / 1000 if $us / 1000 > $longest;
 	}
