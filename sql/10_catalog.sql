@@ -63,7 +63,7 @@ COMMENT ON COLUMN concertmaster.job.relation_name IS 'relation that the job is a
 COMMENT ON COLUMN concertmaster.job.phase IS 'phase of index_plan that a build job builds';
 COMMENT ON COLUMN concertmaster.job.owner IS 'role that the job acts for; follows the relation''s owner';
 COMMENT ON COLUMN concertmaster.job.every IS 'period; NULL: only on request';
-COMMENT ON COLUMN concertmaster.job.start_at IS 'runs fall on start_at plus whole periods; NULL: a period after the last start';
+COMMENT ON COLUMN concertmaster.job.start_at IS 'runs fall on start_at plus whole periods; NULL: on whole periods after its first run';
 COMMENT ON COLUMN concertmaster.job.timezone IS 'time zone in which periods of days and months are counted';
 COMMENT ON COLUMN concertmaster.job.paused IS 'true: never started by itself';
 
@@ -159,6 +159,8 @@ CREATE TABLE concertmaster.index_state (
     last_run        timestamptz,
     sqlstate        text,
     message         text,
+    detail          text,
+    hint            text,
     PRIMARY KEY (schema_name, index_name),
     FOREIGN KEY (schema_name, index_name) REFERENCES concertmaster.index_plan ON UPDATE CASCADE ON DELETE CASCADE
 );
@@ -173,6 +175,8 @@ COMMENT ON COLUMN concertmaster.index_state.worker_pid IS 'process that is build
 COMMENT ON COLUMN concertmaster.index_state.last_run IS 'when a build last looked at it';
 COMMENT ON COLUMN concertmaster.index_state.sqlstate IS 'SQLSTATE of the last failure, NULL after a success';
 COMMENT ON COLUMN concertmaster.index_state.message IS 'what the last build did, or why it could not';
+COMMENT ON COLUMN concertmaster.index_state.detail IS 'detail of the last failure';
+COMMENT ON COLUMN concertmaster.index_state.hint IS 'what to do about the last failure';
 
 -- Dumped: partitioned tables that are kept rolling.
 CREATE TABLE concertmaster.partition_set (
@@ -227,14 +231,14 @@ COMMENT ON COLUMN concertmaster.partition_set_state.last_error IS 'text of the l
 CREATE TABLE concertmaster.matview (
     schema_name     name NOT NULL,
     view_name       name NOT NULL,
-    every           interval NOT NULL CHECK (every > interval '0'),
+    every           interval CHECK (every > interval '0'),
     allow_blocking  boolean NOT NULL DEFAULT false,
     PRIMARY KEY (schema_name, view_name)
 );
 COMMENT ON TABLE concertmaster.matview IS 'materialized views that are refreshed by jobs';
 COMMENT ON COLUMN concertmaster.matview.schema_name IS 'schema of the view';
 COMMENT ON COLUMN concertmaster.matview.view_name IS 'name of the view';
-COMMENT ON COLUMN concertmaster.matview.every IS 'period of the refresh';
+COMMENT ON COLUMN concertmaster.matview.every IS 'period of the refresh; NULL: something else refreshes it on schedule';
 COMMENT ON COLUMN concertmaster.matview.allow_blocking IS 'true: may be refreshed without CONCURRENTLY, which blocks its readers meanwhile';
 
 -- Not dumped: what the last refresh did.

@@ -18,6 +18,7 @@
 #include "access/genam.h"
 #include "catalog/objectaddress.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
@@ -41,6 +42,17 @@ cm_compat_relation_ownercheck(Oid relid, Oid roleid)
 	return object_ownercheck(RelationRelationId, relid, roleid);
 #else
 	return pg_class_ownercheck(relid, roleid);
+#endif
+}
+
+/* Likewise for databases.  Delete with 15. */
+static inline bool
+cm_compat_database_ownercheck(Oid datid, Oid roleid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(DatabaseRelationId, datid, roleid);
+#else
+	return pg_database_ownercheck(datid, roleid);
 #endif
 }
 

@@ -18,6 +18,7 @@
 #include "miscadmin.h"
 
 #include "concertmaster.h"
+#include "job.h"
 
 PG_MODULE_MAGIC;
 
@@ -27,5 +28,16 @@ PGDLLEXPORT void _PG_init(void);
 void
 _PG_init(void)
 {
+	BackgroundWorker launcher;
+
 	cm_settings_define();
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+	cm_shared_request();
+	cm_database_hook_install();
+	if (IsBinaryUpgrade)
+		return;
+	cm_launcher_fill(&launcher);
+	RegisterBackgroundWorker(&launcher);
 }

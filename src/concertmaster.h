@@ -7,8 +7,8 @@
  *
  *	 concertmaster -> job_launcher -> job_worker
  *	   -> { install, index, partition, matview }
- *	   -> { job_queue, job_call, relation, statement, shared_state, settings,
- *		    compat }
+ *	   -> { job_queue, job_call, attempt, relation, statement, shared_state,
+ *		    settings, compat }
  *
  * The rooms in the third line never call each other.  What only one room
  * needs stays in that room (static, or in <room>.h).
@@ -95,16 +95,24 @@ extern void cm_transaction_commit(void);
 extern void cm_transaction_abort(void);
 extern bool cm_statement_run(const char *sql, Oid userid, int deadline_ms);
 extern bool cm_statement_retry(const char *sql, Oid userid);
+extern bool cm_error_means_later(const ErrorData *edata, bool deadline_was_hit);
+extern void cm_retry_pause(int attempt);
 extern void cm_deadline_arm(int deadline_ms);
 extern bool cm_deadline_disarm(void);
 extern int	cm_lock_blocker(Oid relid, LOCKMODE mode);
 extern void cm_require_nonatomic(FunctionCallInfo fcinfo, const char *what);
+
+/* in attempt.c: several statements that stand or fall together, a deadline */
+typedef void (*CmStep) (void *arg);
+extern bool cm_attempt_commit(CmStep step, void *arg, Oid userid);
+extern bool cm_attempt_here(CmStep step, void *arg);
 
 /* in relation.c: names, owners, who we act as */
 extern void cm_catalog_enter(CmScope *scope);
 extern void cm_owner_enter(CmScope *scope, Oid userid, bool restricted);
 extern void cm_scope_leave(CmScope *scope);
 extern Oid	cm_extension_owner(void);
+extern char *cm_extension_version(Oid *extension_oid);
 extern Oid	cm_relation_owner(Oid relid);
 extern void cm_relation_require_owner(Oid relid);
 extern char *cm_relation_quoted(Oid relid);
@@ -112,6 +120,11 @@ extern Oid	cm_relation_resolve(const char *schema_name, const char *relation_nam
 extern void cm_relation_remember(Oid relid);
 extern void cm_relations_reconcile(void);
 extern void cm_require_primary(const char *what);
+
+/* in relation_text.c: relations named by a text, maybe gone */
+extern Oid	cm_relation_parse(const char *name, char **schema_name, char **relation_name);
+extern bool cm_relation_forget_job(const char *kind, const char *schema_name,
+								   const char *relation_name);
 
 /* in job_queue.c: the job table: make, drop, claim, finish */
 extern int64 cm_job_upsert(CmJobKind kind, Oid relid, int phase,
@@ -125,7 +138,7 @@ extern char *cm_job_name(CmJobKind kind, Oid relid, int phase);
 /* in job_call.c: run a job in a worker and wait, from a CALLed procedure */
 extern bool cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message);
 
-/* in index_build.c, partition_apply.c, matview_refresh.c, install_apply.c */
+/* in index_run.c, partition_apply.c, matview_refresh.c, install_apply.c */
 extern void cm_index_run(const CmJob *job, CmJobOutcome *outcome);
 extern void cm_partition_run(const CmJob *job, CmJobOutcome *outcome);
 extern void cm_matview_run(const CmJob *job, CmJobOutcome *outcome);

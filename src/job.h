@@ -61,14 +61,12 @@ extern void cm_run_finish(int64 job_id, int64 run_id, CmRunStatus status,
 extern void cm_runs_close_dead(void);
 extern int64 cm_job_claim_due(int64 only_job_id, bool *busy);
 extern TimestampTz cm_jobs_next_due(void);
+extern bool cm_jobs_armed(const char *driver);
 extern void cm_jobs_prune(CmJobOutcome *outcome);
 
 /* in job_call.c: start a worker */
 extern bool cm_worker_start(const CmWorkerOrder *order, bool background, bool waited,
 							CmSlotRef *slot, BackgroundWorkerHandle **handle);
-
-/* in job_control.c: does the library fit its SQL? */
-extern bool cm_extension_matches(Oid *extension_oid, bool *exists, bool *armed);
 
 /* in job_launcher.c */
 extern void cm_launcher_fill(BackgroundWorker *worker);

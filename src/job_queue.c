@@ -55,6 +55,25 @@ arm_if_empty(void)
 				" ON CONFLICT DO NOTHING", false, 0);
 }
 
+/* pg_cron calls once a minute; refuse a period that this cannot keep. */
+static void
+require_drivable(const char *name)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+
+	values[0] = CStringGetTextDatum(name);
+	SPI_execute_with_args("SELECT 1 FROM concertmaster.job, concertmaster.armed"
+						  " WHERE name = $1 AND every < interval '1 minute' AND driver = 'pg_cron'",
+						  1, types, values, NULL, false, 1);
+	if (SPI_processed > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("period of job \"%s\" is too short", name),
+				 errdetail("Jobs of this database are driven by pg_cron, once a minute at most."),
+				 errhint("Use a period of a minute or more, or SELECT concertmaster.use_pg_cron(false).")));
+}
+
 /* Where there are jobs there is one that keeps their history bounded. */
 static void
 ensure_prune_job(void)
@@ -113,6 +132,7 @@ upsert_row(const char *name, CmJobKind kind, const char *schema_name,
 						  "                       ELSE least(s.next_run, EXCLUDED.next_run) END,"
 						  "       scheduled = NULL",
 						  2, state_types, state_values, NULL, false, 0);
+	require_drivable(name);
 	ensure_prune_job();
 	return job_id;
 }

@@ -62,14 +62,24 @@ first_row(int column, bool *isnull)
 	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, isnull);
 }
 
-/* The job's lock.  Returns false only if not to wait and another has it. */
-bool
-cm_job_lock(int64 job_id, bool wait)
+/* Take the job's lock.  Returns false only if not to wait and another has it. */
+static bool
+take_lock(int64 job_id, bool for_session, bool wait)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (job_id >> 32), (uint32) job_id, JOB_LOCK_FIELD4);
-	return LockAcquire(&tag, ExclusiveLock, true, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	return LockAcquire(&tag, ExclusiveLock, for_session, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/*
+ * Take the job's lock for the session.  Returns false only if not to wait and
+ * another has it.
+ */
+bool
+cm_job_lock(int64 job_id, bool wait)
+{
+	return take_lock(job_id, true, wait);
 }
 
 /* Give the job's lock back. */
@@ -293,10 +303,8 @@ cm_runs_close_dead(void)
 		int64		job_id = DatumGetInt64(SPI_getbinval(runs->vals[i], runs->tupdesc, 1, &isnull));
 		int64		run_id = DatumGetInt64(SPI_getbinval(runs->vals[i], runs->tupdesc, 2, &isnull));
 
-		if (!cm_job_lock(job_id, false))
-			continue;
-		write_end(job_id, run_id, CM_RUN_FAILED, &end);
-		cm_job_unlock(job_id);
+		if (take_lock(job_id, false, false))
+			write_end(job_id, run_id, CM_RUN_FAILED, &end);
 	}
 	cm_scope_leave(&scope);
 }
@@ -378,6 +386,30 @@ cm_jobs_next_due(void)
 		due = DT_NOEND;
 	cm_scope_leave(&scope);
 	return due;
+}
+
+/*
+ * May this database's jobs be started by this driver, "launcher" or "pg_cron",
+ * or, if NULL, by any?
+ */
+bool
+cm_jobs_armed(const char *driver)
+{
+	CmScope		scope;
+	Oid			types[2] = {OIDOID, TEXTOID};
+	Datum		values[2];
+	char		nulls[2] = {' ', ' '};
+	bool		armed;
+
+	values[0] = ObjectIdGetDatum(MyDatabaseId);
+	values[1] = text_or_null(driver, &nulls[1]);
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("SELECT 1 FROM concertmaster.armed"
+						  " WHERE datid = $1 AND driver = coalesce($2, driver)",
+						  2, types, values, nulls, false, 1);
+	armed = SPI_processed > 0;
+	cm_scope_leave(&scope);
+	return armed;
 }
 
 /* Run the prune job: remove finished runs beyond the settings' bounds. */

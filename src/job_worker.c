@@ -119,6 +119,23 @@ await_named_job(int64 job_id)
 	CommitTransactionCommand();
 }
 
+/* Is the extension here, in the library's version?  Says so if in another. */
+static bool
+extension_fits(Oid *extension_oid)
+{
+	char	   *version = cm_extension_version(extension_oid);
+
+	if (version == NULL)
+		return false;
+	if (strcmp(version, CM_VERSION) == 0)
+		return true;
+	ereport(LOG,
+			(errmsg("concertmaster does nothing in database \"%s\": the extension is of version %s, its library of version %s",
+					get_database_name(MyDatabaseId), version, CM_VERSION),
+			 errhint("Run ALTER EXTENSION concertmaster UPDATE there; restart the server first if its library was replaced while it ran.")));
+	return false;
+}
+
 /*
  * In one transaction: is there something for us here, what is it, and what is
  * left.
@@ -126,8 +143,6 @@ await_named_job(int64 job_id)
 static void
 claim_job(const CmWorkerOrder *order, Claim *claim)
 {
-	bool		exists;
-	bool		armed;
 	bool		busy = false;
 	int64		job_id = order->job_id;
 
@@ -135,14 +150,9 @@ claim_job(const CmWorkerOrder *order, Claim *claim)
 	if (order->mode == CM_WORKER_JOB && !order->only_if_due)
 		await_named_job(job_id);
 	cm_transaction_begin(GetSessionUserId());
-	if (!cm_extension_matches(&claim->extension, &exists, &armed) ||
-		(order->mode == CM_WORKER_LOOK && !armed))
+	if (!extension_fits(&claim->extension) ||
+		(order->mode == CM_WORKER_LOOK && !cm_jobs_armed("launcher")))
 	{
-		if (exists && !OidIsValid(claim->extension))
-			ereport(LOG,
-					(errmsg("concertmaster does nothing in database \"%s\": its SQL is of another version than the library",
-							get_database_name(MyDatabaseId)),
-					 errhint("Run ALTER EXTENSION concertmaster UPDATE there, or restart the server if its library was updated.")));
 		cm_transaction_commit();
 		return;
 	}
@@ -155,7 +165,7 @@ claim_job(const CmWorkerOrder *order, Claim *claim)
 		claim->job = cm_job_load(job_id);
 	if (claim->job != NULL)
 	{
-		cm_slot_claimed(job_id);
+		cm_slot_claimed(job_id, claim->job->owner);
 		claim->run_id = cm_run_start(job_id);
 	}
 	if (order->mode == CM_WORKER_LOOK)
@@ -175,11 +185,10 @@ static void
 record_end(const CmWorkerOrder *order, Claim *claim, CmRunStatus status,
 		   const ErrorData *edata, const char *message)
 {
-	bool		exists;
-	bool		armed;
-	Oid			extension;
 	uint32		wakes = cm_database_wakes(MyDatabaseId);
 
+	/* The run is over: a cancel that comes now is too late. */
+	HOLD_CANCEL_INTERRUPTS();
 	claim->next_due = DT_NOEND;
 	StartTransactionCommand();
 	LockDatabaseObject(ExtensionRelationId, claim->extension, 0, AccessShareLock);
@@ -187,7 +196,7 @@ record_end(const CmWorkerOrder *order, Claim *claim, CmRunStatus status,
 	if (get_extension_oid("concertmaster", true) == claim->extension)
 	{
 		cm_run_finish(claim->job->job_id, claim->run_id, status, edata, message);
-		if (cm_extension_matches(&extension, &exists, &armed) && armed)
+		if (cm_jobs_armed("launcher"))
 			claim->next_due = cm_jobs_next_due();
 	}
 	PopActiveSnapshot();
@@ -196,6 +205,7 @@ record_end(const CmWorkerOrder *order, Claim *claim, CmRunStatus status,
 	cm_job_unlock(claim->job->job_id);
 	cm_slot_finish(status, edata, message);
 	publish(order, claim->next_due, wakes);
+	RESUME_CANCEL_INTERRUPTS();
 }
 
 /*

@@ -27,19 +27,24 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
@@ -73,13 +78,61 @@ enter_scope(CmScope *scope, Oid userid, int flags)
 }
 
 /*
+ * The version of the extension in this database, palloc'd, and its oid; NULL
+ * if it is not installed.
+ */
+char *
+cm_extension_version(Oid *extension_oid)
+{
+	Relation	relation = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	char	   *version = NULL;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum("concertmaster"));
+	scan = systable_beginscan(relation, ExtensionNameIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, Anum_pg_extension_extversion,
+										 RelationGetDescr(relation), &isnull);
+
+		version = TextDatumGetCString(value);
+		*extension_oid = ((Form_pg_extension) GETSTRUCT(tuple))->oid;
+	}
+	systable_endscan(scan);
+	table_close(relation, AccessShareLock);
+	return version;
+}
+
+/* Refuse to touch tables that another version of this library expects. */
+static void
+require_matching_version(void)
+{
+	Oid			extension_oid;
+	char	   *version = cm_extension_version(&extension_oid);
+
+	if (version == NULL || strcmp(version, CM_VERSION) == 0 || creating_extension)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("extension \"concertmaster\" is of version %s, its library of version %s",
+					version, CM_VERSION),
+			 errhint("Run ALTER EXTENSION concertmaster UPDATE; restart the server first if its library was replaced while it ran.")));
+}
+
+/*
  * Act on the extension's own tables: its owner's role, a pinned path, and an
- * SPI connection.  Leave by cm_scope_leave(); results that shall outlive it
+ * SPI connection.  Refuses if the library does not fit them.  Leave by cm_scope_leave(); results that shall outlive it
  * are copied with SPI_palloc or into a context of the caller's.
  */
 void
 cm_catalog_enter(CmScope *scope)
 {
+	require_matching_version();
 	enter_scope(scope, cm_extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");

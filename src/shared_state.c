@@ -222,14 +222,15 @@ cm_slot_attach(CmSlotRef ref)
 	return !cm_database_held(slot->datid);
 }
 
-/* The worker has claimed this job. */
+/* The worker has claimed this job, which acts for owner. */
 void
-cm_slot_claimed(int64 job_id)
+cm_slot_claimed(int64 job_id, Oid owner)
 {
 	if (my_slot == NULL)
 		return;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	my_slot->job_id = job_id;
+	my_slot->owner = owner;
 	my_slot->started_at = GetCurrentTimestamp();
 	LWLockRelease(&shared->lock);
 }
@@ -497,6 +498,7 @@ cm_database_publish(Oid datid, TimestampTz next_due, uint32 wakes)
 	{
 		entry->next_due = entry->wakes == wakes ? next_due : Min(next_due, GetCurrentTimestamp());
 		entry->looking = false;
+		entry->misses = 0;
 	}
 	LWLockRelease(&shared->lock);
 	wake_launcher();
@@ -525,6 +527,7 @@ cm_database_forget(Oid datid)
 {
 	CmDatabase *entry;
 
+	cm_shared_attach();
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	entry = find_database(datid);
 	if (entry != NULL)
@@ -532,36 +535,66 @@ cm_database_forget(Oid datid)
 	LWLockRelease(&shared->lock);
 }
 
-/* The launcher has started a worker that will publish for the database. */
-void
+/*
+ * The launcher starts a worker that will publish for the database.  Returns
+ * the time that is noted, to tell this start from others.
+ */
+TimestampTz
 cm_database_started(Oid datid)
 {
 	CmDatabase *entry;
+	TimestampTz now = GetCurrentTimestamp();
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	entry = make_database(datid);
 	if (entry != NULL)
 	{
 		entry->looking = true;
-		entry->last_start = GetCurrentTimestamp();
+		entry->last_start = now;
 	}
 	LWLockRelease(&shared->lock);
+	return now;
 }
 
-/* That worker ended and has not published: look again at the given time. */
+/* It could not be started: the database stays due. */
 void
-cm_database_missed(Oid datid, TimestampTz again)
+cm_database_postponed(Oid datid)
 {
 	CmDatabase *entry;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	entry = find_database(datid);
-	if (entry != NULL && entry->looking)
+	if (entry != NULL)
 	{
 		entry->looking = false;
-		entry->next_due = again;
+		entry->next_due = Min(entry->next_due, GetCurrentTimestamp());
 	}
 	LWLockRelease(&shared->lock);
+}
+
+/*
+ * The worker started at the given time has ended.  If it has not published,
+ * the database is looked at again after a pause that grows with each failure,
+ * and true is returned.
+ */
+bool
+cm_database_missed(Oid datid, TimestampTz started_at)
+{
+	CmDatabase *entry;
+	bool		missed = false;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	entry = find_database(datid);
+	if (entry != NULL && entry->looking && entry->last_start == started_at)
+	{
+		entry->looking = false;
+		entry->misses = Min(entry->misses + 1, 6);
+		entry->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													  5000 << (entry->misses - 1));
+		missed = true;
+	}
+	LWLockRelease(&shared->lock);
+	return missed;
 }
 
 /* Copy the entries in use to an array of CM_MAX_DATABASES; returns how many. */

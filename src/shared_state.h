@@ -51,6 +51,7 @@ typedef struct CmSlot
 	bool		stop;			/* asked to make way for work on its database */
 	Oid			datid;
 	int64		job_id;			/* 0 until one is claimed */
+	Oid			owner;			/* of that job */
 	TimestampTz started_at;		/* reserved, then claimed */
 	int64		done;
 	int64		total;			/* 0: not known */
@@ -85,6 +86,7 @@ typedef struct CmDatabase
 	TimestampTz last_start;		/* when a worker was last started here */
 	uint32		wakes;			/* counts wakes, so that no late publisher undoes one */
 	bool		looking;		/* a worker started here has not published yet */
+	int			misses;			/* workers in a row that ended without publishing */
 } CmDatabase;
 
 extern void cm_shared_request(void);
@@ -93,7 +95,7 @@ extern void cm_shared_attach(void);
 extern bool cm_slot_reserve(Oid datid, int64 job_id, bool background, bool waited,
 							CmSlotRef *ref);
 extern bool cm_slot_attach(CmSlotRef ref);
-extern void cm_slot_claimed(int64 job_id);
+extern void cm_slot_claimed(int64 job_id, Oid owner);
 extern bool cm_slot_must_stop(void);
 extern void cm_slot_finish(CmRunStatus status, const ErrorData *edata, const char *message);
 extern bool cm_slot_look(CmSlotRef ref, CmSlot *copy);
@@ -106,8 +108,9 @@ extern uint32 cm_database_wakes(Oid datid);
 extern void cm_database_publish(Oid datid, TimestampTz next_due, uint32 wakes);
 extern void cm_database_wake(Oid datid);
 extern void cm_database_forget(Oid datid);
-extern void cm_database_started(Oid datid);
-extern void cm_database_missed(Oid datid, TimestampTz again);
+extern TimestampTz cm_database_started(Oid datid);
+extern void cm_database_postponed(Oid datid);
+extern bool cm_database_missed(Oid datid, TimestampTz started_at);
 extern int	cm_databases_copy(CmDatabase *copy);
 
 extern bool cm_launcher_enter(void);

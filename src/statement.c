@@ -202,8 +202,8 @@ run_in_portal(const char *sql)
 }
 
 /* Was this error our deadline, or something that a later try can get past? */
-static bool
-error_means_later(const ErrorData *edata, bool deadline_was_hit)
+bool
+cm_error_means_later(const ErrorData *edata, bool deadline_was_hit)
 {
 	switch (edata->sqlerrcode)
 	{
@@ -264,7 +264,7 @@ cm_statement_run(const char *sql, Oid userid, int deadline_ms)
 
 	if (edata == NULL)
 		return true;
-	if (deadline_ms > 0 && error_means_later(edata, fired))
+	if (deadline_ms > 0 && cm_error_means_later(edata, fired))
 	{
 		FreeErrorData(edata);
 		return false;
@@ -273,28 +273,36 @@ cm_statement_run(const char *sql, Oid userid, int deadline_ms)
 }
 
 /*
+ * The pause after a try that was put off: jittered, growing from one deadline
+ * to a second.  The caller holds no lock that others could wait for.
+ */
+void
+cm_retry_pause(int attempt)
+{
+	double		pause = Min(1000.0, cm_ddl_deadline * (1.0 + attempt / 2.0));
+
+	pause *= 0.75 + 0.5 * pg_prng_double(&pg_global_prng_state);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 (long) pause, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
  * Run one statement under the deadline of the settings, again and again with
- * jittered pauses that grow from one deadline to a second.  Returns false if
- * no try got through; holds nothing between two tries.
+ * pauses between.  Returns false if no try got through; holds nothing between
+ * two tries.
  */
 bool
 cm_statement_retry(const char *sql, Oid userid)
 {
 	for (int attempt = 1;; attempt++)
 	{
-		double		pause;
-
 		if (cm_statement_run(sql, userid, cm_ddl_deadline))
 			return true;
 		if (attempt >= cm_ddl_attempts)
 			return false;
-
-		pause = Min(1000.0, cm_ddl_deadline * (1.0 + attempt / 2.0));
-		pause *= 0.75 + 0.5 * pg_prng_double(&pg_global_prng_state);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 (long) pause, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		cm_retry_pause(attempt);
 	}
 }
 

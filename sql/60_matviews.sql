@@ -1,0 +1,107 @@
+/*
+ * Materialized views that are kept fresh.
+ *
+ * Every function checks that its caller owns the view, so all of them are
+ * executable by PUBLIC.
+ */
+
+CREATE FUNCTION concertmaster.manage_matview(
+    view regclass,
+    every interval,
+    allow_blocking boolean DEFAULT false)
+RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cm_manage_matview';
+COMMENT ON FUNCTION concertmaster.manage_matview(regclass, interval, boolean) IS
+'view: a materialized view; every: period of its refresh, at least a second, NULL if something else (pg_cron) refreshes it on schedule; allow_blocking: refresh it even without a unique index, its readers waiting.  Makes the job that refreshes it, at once if it is not populated; called again, it changes the settings.  Returns how it would be refreshed now: concurrently, blocking or first fill.  Errors: 42809 not a materialized view, 42501 not the owner, 22023 every, 55000 no usable unique index and blocking not allowed, 22004 a null view, 25006 on a standby.  For the view''s owner';
+
+CREATE FUNCTION concertmaster.unmanage_matview(view regclass)
+RETURNS void
+LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cm_unmanage_matview';
+COMMENT ON FUNCTION concertmaster.unmanage_matview(regclass) IS
+'view: a managed materialized view.  Removes its settings and its job; the view stays as it is.  Errors: 42704 not managed, 42809 not a materialized view, 42501 not the owner, 25006 on a standby.  For the view''s owner';
+
+CREATE FUNCTION concertmaster.unmanage_matview(view text)
+RETURNS void
+LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cm_unmanage_matview_by_name';
+COMMENT ON FUNCTION concertmaster.unmanage_matview(text) IS
+'view: a managed materialized view, named as in SQL, with its schema if the view was dropped.  Otherwise as unmanage_matview(regclass)';
+
+CREATE FUNCTION concertmaster.refresh(
+    view regclass,
+    OUT mode text,
+    OUT duration double precision)
+RETURNS record
+LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cm_refresh';
+COMMENT ON FUNCTION concertmaster.refresh(regclass) IS
+'view: a materialized view, managed or not.  Refreshes it in the caller''s transaction: concurrently where it has a unique index, as first fill where it is not populated, blocking its readers only if manage_matview() allowed that.  Returns the mode and the time it took in milliseconds.  Errors: 42809 not a materialized view, 42501 not the owner, 55000 no usable unique index and blocking not allowed, 55P03 a lock was not to be had, 25006 on a standby, and whatever the view''s query raises.  For the view''s owner';
+
+-- The view below calls this as its reader; it shows catalog rows only.
+CREATE FUNCTION concertmaster._matview_mode(
+    view oid,
+    allow_blocking boolean,
+    OUT mode text,
+    OUT reason text)
+RETURNS record
+LANGUAGE c STRICT STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'cm__matview_mode';
+COMMENT ON FUNCTION concertmaster._matview_mode(oid, boolean) IS
+'view: a materialized view; allow_blocking: as in manage_matview().  Returns how it would be refreshed now, and why; NULL if it is gone.  Takes no lock on it';
+
+CREATE VIEW concertmaster.matviews AS
+SELECT v.schema_name,
+       v.view_name,
+       p.mode,
+       p.reason,
+       v.every,
+       v.allow_blocking,
+       c.relispopulated AS populated,
+       s.last_refresh,
+       now() - s.last_refresh AS lag,
+       s.last_mode,
+       s.last_duration,
+       t.next_run,
+       z.size,
+       t.failures_in_row AS failures,
+       t.last_sqlstate AS sqlstate,
+       t.last_error,
+       pg_get_userbyid(coalesce(c.relowner, r.oid)) AS owner
+  FROM concertmaster.matview v
+  LEFT JOIN concertmaster.matview_state s USING (schema_name, view_name)
+  LEFT JOIN concertmaster.relation_map m ON m.schema_name = v.schema_name AND m.relation_name = v.view_name
+  LEFT JOIN pg_class c ON c.oid = m.relid
+  LEFT JOIN concertmaster.job j ON j.kind = 'refresh' AND j.schema_name = v.schema_name AND j.relation_name = v.view_name
+  LEFT JOIN concertmaster.job_state t ON t.job_id = j.job_id
+  LEFT JOIN pg_roles r ON r.rolname = j.owner
+  LEFT JOIN LATERAL concertmaster._matview_mode(c.oid, v.allow_blocking) p ON true
+ CROSS JOIN LATERAL (
+       SELECT CASE WHEN bool_and(b.bytes IS NOT NULL) THEN sum(b.bytes)::bigint END AS size
+         FROM (SELECT concertmaster._relation_size(c.oid) AS bytes
+               UNION ALL
+               SELECT concertmaster._relation_size(c.reltoastrelid) WHERE c.reltoastrelid <> 0
+               UNION ALL
+               SELECT concertmaster._relation_size(i.indexrelid) FROM pg_index i
+                WHERE i.indrelid IN (c.oid, c.reltoastrelid)) b) z
+ WHERE pg_has_role(coalesce(c.relowner, r.oid), 'USAGE') OR pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW concertmaster.matviews IS 'one row per managed materialized view: how and when it is refreshed, how stale it is; a role sees its own views, pg_monitor all';
+COMMENT ON COLUMN concertmaster.matviews.schema_name IS 'schema of the view';
+COMMENT ON COLUMN concertmaster.matviews.view_name IS 'name of the view';
+COMMENT ON COLUMN concertmaster.matviews.mode IS 'how it would be refreshed now: concurrently, first fill, blocking or none';
+COMMENT ON COLUMN concertmaster.matviews.reason IS 'why so';
+COMMENT ON COLUMN concertmaster.matviews.every IS 'period of the refresh; NULL: something else refreshes it on schedule';
+COMMENT ON COLUMN concertmaster.matviews.allow_blocking IS 'true: may be refreshed while its readers wait';
+COMMENT ON COLUMN concertmaster.matviews.populated IS 'whether it can be read';
+COMMENT ON COLUMN concertmaster.matviews.last_refresh IS 'start of the last successful refresh by concertmaster; refreshes by others are not seen';
+COMMENT ON COLUMN concertmaster.matviews.lag IS 'time since last_refresh: how old its contents can be';
+COMMENT ON COLUMN concertmaster.matviews.last_mode IS 'how it was last refreshed';
+COMMENT ON COLUMN concertmaster.matviews.last_duration IS 'time that took, in milliseconds';
+COMMENT ON COLUMN concertmaster.matviews.next_run IS 'when it is due; NULL: only on request';
+COMMENT ON COLUMN concertmaster.matviews.size IS 'bytes with indexes and TOAST; NULL while something holds it exclusively';
+COMMENT ON COLUMN concertmaster.matviews.failures IS 'failed refreshes since the last success';
+COMMENT ON COLUMN concertmaster.matviews.sqlstate IS 'SQLSTATE of the last failure, NULL after a success';
+COMMENT ON COLUMN concertmaster.matviews.last_error IS 'text of the last failure, NULL after a success';
+COMMENT ON COLUMN concertmaster.matviews.owner IS 'owner of the view';
+GRANT SELECT ON concertmaster.matviews TO PUBLIC;

@@ -1,0 +1,170 @@
+/*-------------------------------------------------------------------------
+ *
+ * attempt.c
+ *	  A step of several statements, tried until it gets its locks in time.
+ *
+ * A step is a function that works in the transaction that is open.  It is
+ * run under the deadline of the settings (statement.c says why a timer and
+ * not lock_timeout), either in a transaction of its own, by workers, or in a
+ * subtransaction of the caller's, by functions.  When the deadline passes or
+ * a deadlock picks us, the (sub)transaction is aborted, which gives back
+ * every lock that this try took, and after a pause the step is run again.
+ *
+ * A step that holds its locks and has long work to do that nobody waits for
+ * calls cm_deadline_disarm() itself.
+ *
+ * Errors other than being put off are thrown on, after the abort.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "compat.h"
+#include "concertmaster.h"
+
+/*
+ * After a failed try, outside what it was tried in: return if it was put off,
+ * throw the error if not.
+ */
+static void
+judge_failure(ErrorData *edata, bool deadline_was_hit)
+{
+	if (!cm_error_means_later(edata, deadline_was_hit))
+		ReThrowError(edata);
+	FreeErrorData(edata);
+}
+
+/* One try in a transaction of its own. */
+static bool
+try_commit(CmStep step, void *arg, Oid userid)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ErrorData  *edata;
+	bool		fired;
+
+	PG_TRY();
+	{
+		cm_transaction_begin(userid);
+		cm_deadline_arm(cm_ddl_deadline);
+		step(arg);
+		/* The commit waits for no lock. */
+		(void) cm_deadline_disarm();
+		cm_transaction_commit();
+		edata = NULL;
+		fired = false;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		edata = CopyErrorData();
+		FlushErrorState();
+		fired = cm_deadline_disarm();
+		cm_transaction_abort();
+	}
+	PG_END_TRY();
+
+	if (edata == NULL)
+		return true;
+	judge_failure(edata, fired);
+	return false;
+}
+
+/*
+ * Run a step in a transaction of its own as userid, under the deadline, as
+ * often as the settings allow.  Returns false if it was put off every time.
+ * The caller is in no transaction, before and after.
+ */
+bool
+cm_attempt_commit(CmStep step, void *arg, Oid userid)
+{
+	Assert(!IsTransactionState());
+	for (int attempt = 1;; attempt++)
+	{
+		if (try_commit(step, arg, userid))
+			return true;
+		if (attempt >= cm_ddl_attempts)
+			return false;
+		cm_retry_pause(attempt);
+	}
+}
+
+/*
+ * A caller's session has its own deadlock_timeout, by default longer than our
+ * deadline: then an autovacuum in the way would never be cancelled.
+ */
+static void
+shorten_deadlock_timeout(void)
+{
+	char		timeout[32];
+
+	snprintf(timeout, sizeof(timeout), "%dms", Max(1, Min(20, cm_ddl_deadline / 3)));
+	(void) set_config_option("deadlock_timeout", timeout, PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* One try in a subtransaction. */
+static bool
+try_here(CmStep step, void *arg)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *edata;
+	bool		fired;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		int			nestlevel = NewGUCNestLevel();
+
+		shorten_deadlock_timeout();
+		cm_deadline_arm(cm_ddl_deadline);
+		step(arg);
+		(void) cm_deadline_disarm();
+		AtEOXact_GUC(false, nestlevel);
+		ReleaseCurrentSubTransaction();
+		edata = NULL;
+		fired = false;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		edata = CopyErrorData();
+		FlushErrorState();
+		fired = cm_deadline_disarm();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+
+	if (edata == NULL)
+		return true;
+	judge_failure(edata, fired);
+	return false;
+}
+
+/*
+ * Run a step in subtransactions of the caller's transaction, under the
+ * deadline, as often as the settings allow.  Returns false if it was put off
+ * every time.  Locks of a step that got through are the caller's until the
+ * end of the transaction.
+ */
+bool
+cm_attempt_here(CmStep step, void *arg)
+{
+	for (int attempt = 1;; attempt++)
+	{
+		if (try_here(step, arg))
+			return true;
+		if (attempt >= cm_ddl_attempts)
+			return false;
+		cm_retry_pause(attempt);
+	}
+}

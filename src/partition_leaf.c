@@ -1,0 +1,375 @@
+/*-------------------------------------------------------------------------
+ *
+ * partition_leaf.c
+ *	  Make one partition: a table like the parent, then attached to it.
+ *
+ * CREATE TABLE ... PARTITION OF would lock the parent exclusively and so wait
+ * behind every reader, with everybody else waiting behind it.  Instead a
+ * table is created LIKE the parent (ACCESS SHARE on the parent), given what
+ * its newest sibling has (privileges, storage parameters, tablespace,
+ * access method, n_distinct), and attached by a second step, which takes
+ * SHARE UPDATE EXCLUSIVE on the parent: readers and writers go on.
+ *
+ * The two steps may be two transactions.  Between them the table bears a
+ * comment that begins with CM_PARTITION_MARK; one found with that comment,
+ * empty and unattached, is what a crash or a deadline left behind, and is
+ * dropped and made anew, since the parent may have changed meanwhile.  Any
+ * other relation of that name is somebody's and is an error.
+ *
+ * Every function here works in the transaction that is open, acts as the
+ * parent's owner with a pinned search_path, and may be cancelled by a
+ * deadline at any point; the (sub)transaction's abort is all the cleanup.
+ *
+ * Locks of the attach step: SHARE UPDATE EXCLUSIVE on the parent, ACCESS
+ * EXCLUSIVE on the new table (nobody else uses it), ACCESS EXCLUSIVE on the
+ * default partition if there is one (core scans it), SHARE ROW EXCLUSIVE on
+ * tables that the parent's foreign keys reference.
+ *
+ * What it does not do: transactions, deadlines, retries (partition_apply.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/comment.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "partition.h"
+
+/* Become the parent's owner, with SPI. */
+static void
+enter(CmScope *scope, const CmLeaf *leaf)
+{
+	cm_owner_enter(scope, leaf->owner, false);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	scope->spi = true;
+}
+
+/* Run one utility statement. */
+static void
+execute(const char *sql)
+{
+	int			code = SPI_execute(sql, false, 0);
+
+	if (code < 0)
+		elog(ERROR, "SPI_execute failed: %s: %s", SPI_result_code_string(code), sql);
+}
+
+/* Run a query whose rows are statements, then run these in order. */
+static void
+execute_each(const char *query, int nargs, const Oid *args)
+{
+	Oid			types[3] = {OIDOID, OIDOID, OIDOID};
+	Datum		values[3];
+	SPITupleTable *table;
+	uint64		count;
+
+	for (int i = 0; i < nargs; i++)
+		values[i] = ObjectIdGetDatum(args[i]);
+	if (SPI_execute_with_args(query, nargs, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "SPI_execute_with_args failed: %s", query);
+	table = SPI_tuptable;
+	count = SPI_processed;
+	for (uint64 i = 0; i < count; i++)
+		execute(SPI_getvalue(table->vals[i], table->tupdesc, 1));
+}
+
+/* The one text that a query about two relations yields, or NULL. */
+static char *
+select_text(const char *query, Oid arg)
+{
+	Oid			types[1] = {OIDOID};
+	Datum		values[1];
+
+	values[0] = ObjectIdGetDatum(arg);
+	if (SPI_execute_with_args(query, 1, types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "SPI_execute_with_args failed: %s", query);
+	if (SPI_processed == 0)
+		return NULL;
+	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+}
+
+/* The leaf's table by its name, or InvalidOid. */
+static Oid
+find_table(const CmLeaf *leaf)
+{
+	return get_relname_relid(leaf->name, get_rel_namespace(leaf->parent));
+}
+
+/* schema.name of the leaf, quoted. */
+static char *
+quoted_name(const CmLeaf *leaf)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(leaf->parent)),
+									  leaf->name);
+}
+
+/*
+ * The relation that the new leaf takes after: the plain table among the
+ * parent's partitions that holds the latest values, else the parent itself.
+ */
+static Oid
+find_model(const CmLeaf *leaf)
+{
+	CmPartition *newest = NULL;
+	ListCell   *cell;
+
+	foreach(cell, cm_partition_existing(leaf->parent))
+	{
+		CmPartition *partition = lfirst(cell);
+
+		if (!partition->is_default &&
+			get_rel_relkind(partition->relid) == RELKIND_RELATION &&
+			(newest == NULL || partition->from > newest->from))
+			newest = partition;
+	}
+	return newest != NULL ? newest->relid : leaf->parent;
+}
+
+/* Is this what an unfinished attempt of ours left behind? */
+static bool
+is_leftover(Oid relid, const CmLeaf *leaf)
+{
+	char	   *comment = GetComment(relid, RelationRelationId, 0);
+
+	return comment != NULL &&
+		strncmp(comment, CM_PARTITION_MARK, strlen(CM_PARTITION_MARK)) == 0 &&
+		get_rel_relkind(relid) == RELKIND_RELATION &&
+		!get_rel_relispartition(relid) &&
+		cm_relation_owner(relid) == leaf->owner;
+}
+
+/* Make way for the leaf's name, or say who has it. */
+static void
+clear_name(const CmLeaf *leaf)
+{
+	Oid			relid = find_table(leaf);
+	char	   *name = quoted_name(leaf);
+
+	if (!OidIsValid(relid))
+		return;
+	if (is_leftover(relid, leaf))
+	{
+		LockRelationOid(relid, AccessExclusiveLock);
+		if (select_text(psprintf("SELECT 'a row' FROM ONLY %s WHERE $1 IS NOT NULL LIMIT 1", name),
+						relid) == NULL)
+		{
+			execute(psprintf("DROP TABLE %s", name));
+			return;
+		}
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_DUPLICATE_TABLE),
+			 errmsg("cannot make partition \"%s\" of table \"%s\": the name is taken",
+					leaf->name, get_rel_name(leaf->parent)),
+			 errdetail("It would hold values %s.",
+					   cm_partition_range_text(leaf->from, leaf->to, leaf->key_type)),
+			 errhint("Rename the relation %s, or attach it to the table yourself.", name)));
+}
+
+/* CREATE TABLE with everything that has to be said when it is created. */
+static void
+create_table(const CmLeaf *leaf, Oid model)
+{
+	StringInfoData sql;
+	char	   *text;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "CREATE %sTABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)",
+					 get_rel_persistence(model) == RELPERSISTENCE_UNLOGGED ? "UNLOGGED " : "",
+					 quoted_name(leaf), cm_relation_quoted(leaf->parent));
+
+	text = select_text("SELECT quote_ident(a.amname) FROM pg_class c JOIN pg_am a ON a.oid = c.relam"
+					   " WHERE c.oid = $1", model);
+	if (text != NULL)
+		appendStringInfo(&sql, " USING %s", text);
+
+	text = select_text("SELECT string_agg(prefix || quote_ident(split_part(option, '=', 1)) || ' = '"
+					   "   || quote_literal(substr(option, strpos(option, '=') + 1)), ', ')"
+					   "  FROM (SELECT '' AS prefix, unnest(c.reloptions) AS option"
+					   "          FROM pg_class c WHERE c.oid = $1 AND c.relkind = 'r'"
+					   "        UNION ALL"
+					   "        SELECT 'toast.', unnest(t.reloptions)"
+					   "          FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid"
+					   "         WHERE c.oid = $1) o", model);
+	if (text != NULL)
+		appendStringInfo(&sql, " WITH (%s)", text);
+
+	/* A set without a tablespace of its own gets the owner's default, as in core. */
+	text = select_text("SELECT quote_ident(s.spcname) FROM pg_class c"
+					   "  JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid = $1", model);
+	if (text != NULL)
+		appendStringInfo(&sql, " TABLESPACE %s", text);
+	execute(sql.data);
+}
+
+/*
+ * Privileges like the model's, on the table and on columns.  First whatever
+ * default privileges gave is taken away.  The model's owner may be another
+ * role than ours: what it has as owner is given to our owner.
+ */
+static void
+copy_privileges(Oid relid, Oid model)
+{
+	Oid			args[2] = {relid, model};
+
+	execute_each("SELECT s.sql FROM ("
+				 " SELECT 1 AS step, format('REVOKE ALL ON TABLE %s FROM %s', t.oid::regclass,"
+				 "          CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) AS sql"
+				 "   FROM pg_class t, pg_class m,"
+				 "        LATERAL aclexplode(coalesce(t.relacl, acldefault('r', t.relowner))) a"
+				 "  WHERE t.oid = $1 AND m.oid = $2 AND t.relacl IS DISTINCT FROM m.relacl"
+				 "  GROUP BY t.oid, a.grantee"
+				 " UNION ALL"
+				 " SELECT 2, format('GRANT %s ON TABLE %s TO %s%s', string_agg(a.privilege_type, ', '), t.oid::regclass,"
+				 "          CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END,"
+				 "          CASE WHEN a.is_grantable AND g.grantee <> t.relowner THEN ' WITH GRANT OPTION' END)"
+				 "   FROM pg_class t, pg_class m,"
+				 "        LATERAL aclexplode(coalesce(m.relacl, acldefault('r', m.relowner))) a,"
+				 "        LATERAL (SELECT CASE a.grantee WHEN m.relowner THEN t.relowner ELSE a.grantee END AS grantee) g"
+				 "  WHERE t.oid = $1 AND m.oid = $2 AND t.relacl IS DISTINCT FROM m.relacl"
+				 "  GROUP BY t.oid, t.relowner, g.grantee, a.is_grantable"
+				 " UNION ALL"
+				 " SELECT 3, format('GRANT %s (%I) ON TABLE %s TO %s%s', a.privilege_type, c.attname, t.oid::regclass,"
+				 "          CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,"
+				 "          CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END)"
+				 "   FROM pg_class t, pg_attribute c, LATERAL aclexplode(c.attacl) a"
+				 "  WHERE t.oid = $1 AND c.attrelid = $2 AND c.attnum > 0 AND NOT c.attisdropped"
+				 ") s ORDER BY s.step, s.sql",
+				 2, args);
+}
+
+/*
+ * The one column option that says something about the data.  The rest of
+ * attoptions is not copied: servers differ in what they accept there.
+ */
+static void
+copy_n_distinct(Oid relid, Oid model)
+{
+	Oid			args[2] = {relid, model};
+
+	execute_each("SELECT format('ALTER TABLE %s ALTER COLUMN %I SET (n_distinct = %L)',"
+				 "              $1::regclass, a.attname, split_part(o.option, '=', 2))"
+				 "  FROM pg_attribute a, LATERAL unnest(a.attoptions) AS o (option)"
+				 " WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped"
+				 "   AND o.option LIKE 'n_distinct=%'"
+				 " ORDER BY a.attnum",
+				 2, args);
+}
+
+/*
+ * First step: the table, complete but for being a partition.  An error if the
+ * name is taken by anything but a leftover of ours.
+ */
+void
+cm_partition_leaf_create(void *arg)
+{
+	CmLeaf	   *leaf = arg;
+	CmScope		scope;
+	Oid			model;
+	Oid			relid;
+
+	enter(&scope, leaf);
+	clear_name(leaf);
+	model = find_model(leaf);
+	create_table(leaf, model);
+	relid = find_table(leaf);
+	execute(psprintf("COMMENT ON TABLE %s IS %s", quoted_name(leaf),
+					 quote_literal_cstr(psprintf(CM_PARTITION_MARK "%s",
+												 cm_relation_quoted(leaf->parent)))));
+	copy_privileges(relid, model);
+	copy_n_distinct(relid, model);
+	cm_scope_leave(&scope);
+}
+
+/*
+ * Replica identity like the model's.  An index that serves as identity is
+ * found again as the leaf's index under the same index of the parent, so
+ * this comes after the attaching.
+ */
+static void
+copy_replica_identity(Oid relid, Oid model)
+{
+	Oid			args[2] = {relid, model};
+
+	execute_each("SELECT format('ALTER TABLE %s REPLICA IDENTITY %s', $1::regclass,"
+				 "              CASE m.relreplident WHEN 'f' THEN 'FULL' ELSE 'NOTHING' END)"
+				 "  FROM pg_class m WHERE m.oid = $2 AND m.relreplident IN ('f', 'n')"
+				 " UNION ALL "
+				 "SELECT format('ALTER TABLE %s REPLICA IDENTITY USING INDEX %I', $1::regclass, lc.relname)"
+				 "  FROM pg_class m"
+				 "  JOIN pg_index mi ON mi.indrelid = m.oid AND mi.indisreplident"
+				 "  LEFT JOIN pg_inherits mh ON mh.inhrelid = mi.indexrelid AND m.relkind = 'r'"
+				 "  JOIN pg_inherits lh ON lh.inhparent = coalesce(mh.inhparent, mi.indexrelid)"
+				 "  JOIN pg_index li ON li.indexrelid = lh.inhrelid AND li.indrelid = $1"
+				 "  JOIN pg_class lc ON lc.oid = li.indexrelid"
+				 " WHERE m.oid = $2 AND m.relreplident = 'i'",
+				 2, args);
+}
+
+/* FOR VALUES FROM (...) TO (...) */
+static void
+append_bounds(StringInfo sql, const CmLeaf *leaf)
+{
+	appendStringInfo(sql, " FOR VALUES FROM (%s) TO (%s)",
+					 leaf->from == DT_NOBEGIN ? "MINVALUE" :
+					 quote_literal_cstr(cm_partition_literal(leaf->from, leaf->key_type)),
+					 leaf->to == DT_NOEND ? "MAXVALUE" :
+					 quote_literal_cstr(cm_partition_literal(leaf->to, leaf->key_type)));
+}
+
+/*
+ * Second step: attach the table.  If the range was taken by another partition
+ * since it was planned, nothing is done and leaf->stale set.
+ */
+void
+cm_partition_leaf_attach(void *arg)
+{
+	CmLeaf	   *leaf = arg;
+	CmScope		scope;
+	StringInfoData sql;
+	Oid			model;
+
+	enter(&scope, leaf);
+	/* From here on nobody else adds partitions, so what we read stays true. */
+	LockRelationOid(leaf->parent, ShareUpdateExclusiveLock);
+	leaf->stale = cm_partition_overlapping(cm_partition_existing(leaf->parent),
+										   leaf->from, leaf->to) != NULL;
+	if (!leaf->stale)
+	{
+		model = find_model(leaf);
+		initStringInfo(&sql);
+		appendStringInfo(&sql, "ALTER TABLE %s ATTACH PARTITION %s",
+						 cm_relation_quoted(leaf->parent), quoted_name(leaf));
+		append_bounds(&sql, leaf);
+		execute(sql.data);
+		copy_replica_identity(find_table(leaf), model);
+		execute(psprintf("COMMENT ON TABLE %s IS NULL", quoted_name(leaf)));
+	}
+	cm_scope_leave(&scope);
+}
+
+/* Take back the first step. */
+void
+cm_partition_leaf_drop(void *arg)
+{
+	CmLeaf	   *leaf = arg;
+	CmScope		scope;
+	Oid			relid;
+
+	enter(&scope, leaf);
+	relid = find_table(leaf);
+	if (OidIsValid(relid) && is_leftover(relid, leaf))
+		execute(psprintf("DROP TABLE %s", quoted_name(leaf)));
+	cm_scope_leave(&scope);
+}
