@@ -89,17 +89,6 @@ cm_install_step(CmInstallPlan *plan, CmStepAction action, char *object, char *de
 	return step;
 }
 
-/* Is there a function of ours of this name yet? */
-bool
-cm_install_door_exists(CmInstallPlan *plan, const char *name)
-{
-	const char *args[] = {name};
-
-	return cm_install_ask(plan,
-						  "SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
-						  " WHERE n.nspname = 'concertmaster' AND p.proname = $1", 1, args) > 0;
-}
-
 /* The bundled table of this name. */
 CmBundledTable *
 cm_install_table(CmInstallPlan *plan, const char *name)
@@ -228,8 +217,6 @@ plan_indexes(CmInstallPlan *plan)
 	int			rows;
 	bool		wanted[10] = {false};
 
-	if (!cm_install_door_exists(plan, "_bundled_indexes"))
-		return;
 	rows = cm_install_ask(plan,
 						  "SELECT b.phase, b.table_name, b.index_name, p.index_name IS NOT NULL AS planned,"
 						  "       format('CREATE %sINDEX CONCURRENTLY %I ON %I.%I %s',"
