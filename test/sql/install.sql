@@ -2,7 +2,9 @@
 -- install() in a schema of one's own: what it refuses, what it makes, that it
 -- can be called again.
 --
+SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS concertmaster;
+RESET client_min_messages;
 CREATE ROLE regress_install_owner;
 CREATE ROLE regress_install_other;
 CREATE SCHEMA "My ""Schema";
