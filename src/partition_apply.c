@@ -291,16 +291,16 @@ run_pass(const CmJob *job, CmJobOutcome *outcome)
 				cm_transaction_begin(GetSessionUserId());
 				outcome->deferred = true;
 				outcome->blocked_by = cm_partition_blocker(parent);
-				outcome->message = psprintf("made %d partitions; %s and later ones wait for a lock",
-											made, leaf->name);
+				outcome->message = psprintf("made %d partition%s; %s and later ones wait for a lock",
+											made, made == 1 ? "" : "s", leaf->name);
 				cm_transaction_commit();
 				return;
 			}
 		}
 	}
 	if (made > 0)
-		outcome->message = psprintf("made %d partitions, runway until %s",
-									made, timestamptz_to_str(until));
+		outcome->message = psprintf("made %d partition%s, runway until %s",
+									made, made == 1 ? "" : "s", timestamptz_to_str(until));
 	else
 		outcome->message = psprintf("nothing to do, runway until %s", timestamptz_to_str(until));
 }

@@ -177,6 +177,23 @@ clear_name(const CmLeaf *leaf)
 			 errhint("Rename the relation %s, or attach it to the table yourself.", name)));
 }
 
+/* The owner needs what core asks for, but core's error would not say who that is. */
+static void
+require_schema_privilege(const CmLeaf *leaf)
+{
+	Oid			schema = get_rel_namespace(leaf->parent);
+	char	   *owner = GetUserNameFromId(leaf->owner, false);
+
+	if (cm_compat_namespace_aclcheck(schema, leaf->owner, ACL_CREATE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for schema %s", get_namespace_name(schema)),
+				 errdetail("Partitions of table \"%s\" are made by its owner, role \"%s\", which has no CREATE privilege there.",
+						   get_rel_name(leaf->parent), owner),
+				 errhint("GRANT CREATE ON SCHEMA %s TO %s.",
+						 quote_identifier(get_namespace_name(schema)), quote_identifier(owner))));
+}
+
 /* CREATE TABLE with everything that has to be said when it is created. */
 static void
 create_table(const CmLeaf *leaf, Oid model)
@@ -184,6 +201,7 @@ create_table(const CmLeaf *leaf, Oid model)
 	StringInfoData sql;
 	char	   *text;
 
+	require_schema_privilege(leaf);
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "CREATE %sTABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)",
 					 get_rel_persistence(model) == RELPERSISTENCE_UNLOGGED ? "UNLOGGED " : "",
