@@ -52,16 +52,15 @@ cm_partition_leaf(Oid parent, Oid key_type, const CmPartitionPlanned *planned)
 	return leaf;
 }
 
-/* Both steps at once: for one transaction.  The lock first, so no leaf is made in vain. */
+/* Both steps at once: for one transaction, which keeps the lock between them. */
 static void
 create_and_attach(void *arg)
 {
 	CmLeaf	   *leaf = arg;
 
 	cm_partition_leaf_create(leaf);
-	cm_partition_leaf_attach(leaf);
-	if (leaf->stale)
-		cm_partition_leaf_drop(leaf);
+	if (!leaf->stale)
+		cm_partition_leaf_attach(leaf);
 }
 
 /* Make a leaf in subtransactions of the caller's. */
@@ -77,8 +76,11 @@ cm_partition_make_here(CmLeaf *leaf)
 static CmLeafResult
 make_committing(CmLeaf *leaf)
 {
-	if (!cm_attempt_commit(cm_partition_leaf_create, leaf, leaf->owner) ||
-		!cm_attempt_commit(cm_partition_leaf_attach, leaf, leaf->owner))
+	if (!cm_attempt_commit(cm_partition_leaf_create, leaf, leaf->owner))
+		return CM_LEAF_DEFERRED;
+	if (leaf->stale)
+		return CM_LEAF_STALE;
+	if (!cm_attempt_commit(cm_partition_leaf_attach, leaf, leaf->owner))
 		return CM_LEAF_DEFERRED;
 	if (!leaf->stale)
 		return CM_LEAF_MADE;
