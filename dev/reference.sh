@@ -31,7 +31,7 @@ $$ SELECT regexp_replace(regexp_replace($1, '<', '&lt;', 'g'), '([*`])', '\\\1',
 CREATE TEMP TABLE chapter (position int, title text, anchor text, pattern text);
 INSERT INTO chapter VALUES
     -- titles differ from every object's name, or the links would
-    (1, 'Installing', 'installing', '(install|uuid_v7)'),
+    (1, 'Installing', 'installing', '(install|uuid_v7|updated_at|created_at)'),
     (2, 'Building indexes', 'building-indexes', 'index(_plan|_state|es)'),
     (3, 'Rolling partitions', 'rolling-partitions', 'partition'),
     (4, 'Refreshing materialized views', 'refreshing-materialized-views', '(matview|refresh)'),
@@ -40,7 +40,7 @@ INSERT INTO chapter VALUES
 
 -- Every object of the extension in its schema that people call or read.
 CREATE TEMP TABLE object AS
-SELECT o.*, CASE WHEN o.name LIKE '\_%' OR o.result = 'trigger' OR o.internal THEN 7
+SELECT o.*, CASE WHEN o.name LIKE '\_%' OR o.internal THEN 7
                  ELSE (SELECT min(c.position) FROM chapter c WHERE o.name ~ c.pattern) END AS chapter
 FROM (
     SELECT p.oid, 'pg_proc'::regclass AS catalog, p.proname::text AS name,
@@ -60,18 +60,30 @@ JOIN pg_depend d ON d.classid = o.catalog AND d.objid = o.oid AND d.deptype = 'e
                 AND d.refclassid = 'pg_extension'::regclass
 JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'concertmaster';
 
--- The signature as it is written in SQL, wrapped when long.
+-- The signature as it is written in SQL, wrapped when long: what goes in, what comes out.
+CREATE FUNCTION pg_temp.wrapped(list text) RETURNS text LANGUAGE sql AS
+$$ SELECT CASE WHEN length(list) <= 70 THEN '(' || list || ')'
+               ELSE E'(\n    ' || regexp_replace(list, ', (?=\w+ [a-z])', E',\n    ', 'g') || ')' END $$;
+
 CREATE FUNCTION pg_temp.signature(object) RETURNS text LANGUAGE sql AS
 $$ SELECT CASE WHEN $1.kind = 'procedure' THEN 'CALL ' ELSE '' END || $1.name
-       || CASE WHEN $1.arguments = '' THEN '()'
-               WHEN length($1.name || $1.arguments) <= 88 THEN '(' || $1.arguments || ')'
-               ELSE E'(\n    ' || regexp_replace($1.arguments, ', (?=\w+ [a-z])', E',\n    ', 'g') || ')' END
+       || pg_temp.wrapped(regexp_replace(regexp_replace($1.arguments, '(^|, )OUT .*$', ''),
+                                         '(DEFAULT [^,]*?)::[a-z ]+(?=,|$)', '\1', 'g'))
        || CASE WHEN $1.result IS NULL THEN ''
-               WHEN $1.result LIKE 'TABLE(%' AND length($1.result) > 80
-                   THEN E'\n    → TABLE (\n        '
-                        || regexp_replace(substr($1.result, 7, length($1.result) - 7), ', (?=\w+ [a-z])', E',\n        ', 'g')
-                        || ')'
+               WHEN $1.arguments ~ '(^|, )OUT ' AND $1.result ~ 'record'
+                   THEN ' → ' || replace($1.result, 'record', '')
+                        || pg_temp.wrapped(replace(substring($1.arguments FROM '\mOUT .*$'), 'OUT ', ''))
+               WHEN $1.result LIKE 'TABLE(%'
+                   THEN ' → SETOF ' || pg_temp.wrapped(substr($1.result, 7, length($1.result) - 7))
                ELSE ' → ' || $1.result END $$;
+
+-- A comment, the errors in a paragraph of their own.
+CREATE FUNCTION pg_temp.described(comment text) RETURNS text LANGUAGE sql AS
+$$ SELECT pg_temp.prose(before)
+       || CASE WHEN errors = '' THEN ''
+               ELSE E'\n\n' || regexp_replace(pg_temp.prose(errors), '\m([0-9][0-9A-Z]{4})\M', '`\1`', 'g') END
+   FROM (SELECT substr(comment, 1, at - 1) AS before, ltrim(substr(comment, at)) AS errors
+         FROM (SELECT coalesce(nullif(regexp_instr(comment, '\s+Errors?:? '), 0), length(comment) + 1) AS at) x) y $$;
 
 -- Who may call or read it, beside its owner.
 CREATE FUNCTION pg_temp.audience(object) RETURNS text LANGUAGE sql AS
@@ -131,11 +143,14 @@ SELECT line FROM (
         SELECT 1 AS n, '' AS t UNION ALL SELECT 2, '### ' || o.name UNION ALL SELECT 3, ''
         UNION ALL SELECT 4, E'```sql\n' || pg_temp.signature(o) || E'\n```\n' WHERE o.catalog = 'pg_proc'::regclass
         UNION ALL SELECT 5, CASE WHEN o.catalog = 'pg_class'::regclass THEN initcap(o.kind) || ': ' ELSE '' END
-                            || coalesce(pg_temp.prose(obj_description(o.oid, o.catalog::text)), '(no comment)')
+                            || coalesce(pg_temp.described(obj_description(o.oid, o.catalog::text)), '(no comment)')
+        UNION ALL SELECT 6, E'\nMay be called by: ' || pg_temp.audience(o) || '.'
+                            WHERE o.catalog = 'pg_proc'::regclass AND pg_temp.audience(o) <> 'everyone'
         UNION ALL SELECT 6, E'\nOpen to: ' || pg_temp.audience(o) || '.'
                             || CASE WHEN o.kind <> 'table' THEN ''
                                     WHEN o.oid = ANY (SELECT unnest(extconfig) FROM pg_extension WHERE extname = 'concertmaster')
                                     THEN ' Part of a dump.' ELSE ' Not part of a dump.' END
+                            WHERE o.catalog = 'pg_class'::regclass
         UNION ALL SELECT 7, pg_temp.constraints(o) WHERE o.kind = 'table'
         UNION ALL SELECT 8, ''  WHERE o.catalog = 'pg_class'::regclass
         UNION ALL SELECT 8 + row_number() OVER (), x FROM pg_temp.columns(o) x WHERE o.catalog = 'pg_class'::regclass
@@ -168,7 +183,7 @@ FROM pg_settings WHERE name LIKE 'concertmaster.%' ORDER BY name COLLATE "C";
 \qecho
 \qecho '| Object | Kind | What it is |'
 \qecho '|---|---|---|'
-SELECT format('| `%s` | %s | %s |', name || CASE WHEN catalog = 'pg_proc'::regclass THEN '(' || pg_temp.cell(arguments) || ')' ELSE '' END, kind,
+SELECT format('| `%s` | %s | %s |', name || CASE WHEN catalog = 'pg_proc'::regclass THEN '(' || pg_temp.cell(regexp_replace(arguments, '(^|, )OUT .*$', '')) || ')' ELSE '' END, kind,
               pg_temp.cell(pg_temp.prose(obj_description(oid, catalog::text))))
 FROM object WHERE chapter = 7 ORDER BY name COLLATE "C", oid;
 SQL

@@ -7,6 +7,7 @@
 #   dev/test.sh isolation [name...]      test/specs/*.spec against expected/
 #   dev/test.sh pgtap [name...]          test/pgtap/*.sql
 #   dev/test.sh tap [name...]            test/t/*.pl
+#   dev/test.sh demo                     test/demo.sh: the demo in a small size
 #
 # A part alone takes names with or without their folder and ending.  The last
 # line counts test files and lint checks: "N passed, N failed".  Exit status 1
@@ -181,6 +182,17 @@ part_lint() {
     grep -q '^lint done$' "$log" || count 'lint (broke off)' 0 1
 }
 
+part_demo() {
+    say "the demo, in a small size"
+    local dir=$BUILD/run/demo
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    (cd "$TREE" && env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE test/demo.sh "$dir") 2>&1 </dev/null |
+        tee "$BUILD/demo.log" | sed 's/^/   /' || true
+    count demo "$(grep -c '^ok ' "$BUILD/demo.log" || true)" "$(grep -c '^not ok ' "$BUILD/demo.log" || true)"
+    grep -q '^done$' "$BUILD/demo.log" || count 'demo (broke off)' 0 1
+}
+
 # One run at a time in a tree and version.
 take_lock() {
     exec 9>"$BUILD/lock"
@@ -194,7 +206,7 @@ main() {
     local part=${1:-all} started=$SECONDS
     [ $# -eq 0 ] || shift
     case $part in
-        all | lint | regress | isolation | pgtap | tap) ;;
+        all | lint | regress | isolation | pgtap | tap | demo) ;;
         *) die "no such part: $part" ;;
     esac
     say "looking for what is needed"
@@ -208,6 +220,7 @@ main() {
     case $part in
         lint) part_lint ;;
         tap) part_tap "$@" 9>&- ;;
+        demo) part_demo 9>&- ;;
         all | regress | isolation | pgtap)
             trap stop_server EXIT
             if [ "$part" = all ]; then part_lint; fi
@@ -218,6 +231,7 @@ main() {
                     part_isolation "$@"
                     part_pgtap "$@"
                     part_tap "$@" 9>&-
+                    part_demo 9>&-
                     ;;
                 *) "part_$part" "$@" ;;
             esac

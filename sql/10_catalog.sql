@@ -159,6 +159,8 @@ CREATE TABLE concertmaster.index_state (
     last_run        timestamptz,
     sqlstate        text,
     message         text,
+    detail          text,
+    hint            text,
     PRIMARY KEY (schema_name, index_name),
     FOREIGN KEY (schema_name, index_name) REFERENCES concertmaster.index_plan ON UPDATE CASCADE ON DELETE CASCADE
 );
@@ -173,6 +175,8 @@ COMMENT ON COLUMN concertmaster.index_state.worker_pid IS 'process that is build
 COMMENT ON COLUMN concertmaster.index_state.last_run IS 'when a build last looked at it';
 COMMENT ON COLUMN concertmaster.index_state.sqlstate IS 'SQLSTATE of the last failure, NULL after a success';
 COMMENT ON COLUMN concertmaster.index_state.message IS 'what the last build did, or why it could not';
+COMMENT ON COLUMN concertmaster.index_state.detail IS 'detail of the last failure';
+COMMENT ON COLUMN concertmaster.index_state.hint IS 'what to do about the last failure';
 
 -- Dumped: partitioned tables that are kept rolling.
 CREATE TABLE concertmaster.partition_set (

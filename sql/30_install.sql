@@ -180,6 +180,13 @@ $view$SELECT fr.form_schema_id,
 $$;
 REVOKE ALL ON FUNCTION concertmaster._bundled_view_query(name, boolean) FROM PUBLIC;
 
+-- A step of install(), run as the view's owner; it checks that itself.
+CREATE FUNCTION concertmaster._refresh_on_request(view regclass) RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cm_refresh_on_request';
+COMMENT ON FUNCTION concertmaster._refresh_on_request(regclass) IS
+'Internal: the refresh job of a view that pg_cron refreshes, without a period, due once if the view was never filled.  Error 42501 for others than the view''s owner.';
+
 -- Ownership of what exists and CREATE on the schema are checked inside.
 CREATE FUNCTION concertmaster.plan_install(
     schema_name name DEFAULT 'public',

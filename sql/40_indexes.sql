@@ -138,7 +138,7 @@ SELECT p.phase, p.schema_name, p.table_name, p.index_name,
        CASE WHEN s.serving_relid = ANY (r.roots) THEN
            (SELECT a.relname FROM pg_catalog.pg_class a
              WHERE a.oid = s.serving_relid AND a.relname <> p.index_name) END AS adopted_index,
-       s.last_run, s.sqlstate, s.message,
+       s.last_run, s.sqlstate, s.message, s.detail, s.hint,
        p.is_unique, p.definition, p.hot_window, p.purpose
   FROM concertmaster.index_plan p
   LEFT JOIN concertmaster.index_state s ON s.schema_name = p.schema_name AND s.index_name = p.index_name
@@ -198,6 +198,8 @@ COMMENT ON COLUMN concertmaster.indexes.adopted_index IS 'name of an equivalent 
 COMMENT ON COLUMN concertmaster.indexes.last_run IS 'when a build last looked at it';
 COMMENT ON COLUMN concertmaster.indexes.sqlstate IS 'SQLSTATE of the last failure; 42P07: the name is taken by something else; 55P03: put off; NULL after a success';
 COMMENT ON COLUMN concertmaster.indexes.message IS 'what the last build did, or why it could not';
+COMMENT ON COLUMN concertmaster.indexes.detail IS 'detail of the last failure';
+COMMENT ON COLUMN concertmaster.indexes.hint IS 'what to do about the last failure';
 COMMENT ON COLUMN concertmaster.indexes.is_unique IS 'true for a unique index';
 COMMENT ON COLUMN concertmaster.indexes.definition IS 'what follows ON table in CREATE INDEX';
 COMMENT ON COLUMN concertmaster.indexes.hot_window IS 'how far back partitions shall have it; NULL: all';

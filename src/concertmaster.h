@@ -138,7 +138,7 @@ extern char *cm_job_name(CmJobKind kind, Oid relid, int phase);
 /* in job_call.c: run a job in a worker and wait, from a CALLed procedure */
 extern bool cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message);
 
-/* in index_build.c, partition_apply.c, matview_refresh.c, install_apply.c */
+/* in index_run.c, partition_apply.c, matview_refresh.c, install_apply.c */
 extern void cm_index_run(const CmJob *job, CmJobOutcome *outcome);
 extern void cm_partition_run(const CmJob *job, CmJobOutcome *outcome);
 extern void cm_matview_run(const CmJob *job, CmJobOutcome *outcome);

@@ -82,6 +82,29 @@ typedef struct CmIndexLook
 	char	   *found;			/* the index that was found, likewise */
 } CmIndexLook;
 
+/* How far the work on one table, or one row, came. */
+typedef enum CmIndexResult
+{
+	CM_INDEX_DONE,
+	CM_INDEX_DEFERRED,				/* a lock was not to be had */
+	CM_INDEX_TABLE_GONE					/* the table was dropped meanwhile */
+} CmIndexResult;
+
+/* The row being worked on. */
+typedef struct CmIndexRow
+{
+	CmIndexPlan plan;
+	int			number;			/* rows done before it, for progress, */
+	int			total;			/* of this many */
+	bool		built;			/* something was built, not only found */
+	Oid			index_oid;		/* the index that is valid now */
+	Datum	   *leaves;			/* hot window: indexes of the partitions */
+	int			nleaves;
+	int			leaf_total;
+	Oid			conflict;		/* what has the name, or InvalidOid */
+	int			blocked_by;
+} CmIndexRow;
+
 /* in index_plan.c: what a row of index_plan means */
 extern char *cm_index_statement(const CmIndexPlan *plan, const char *relation,
 								const char *index_name, const char *how);
@@ -98,5 +121,8 @@ extern bool cm_index_lock_table(Oid relid);
 extern void cm_index_unlock_table(Oid relid);
 extern void cm_index_drop_leftover(const CmIndexLook *look);
 extern void cm_index_sweep(CmIndexLook *look, bool hurry);
+
+/* in index_build.c: build what one row asks for */
+extern CmIndexResult cm_index_build(CmIndexRow *row);
 
 #endif							/* CM_INDEX_H */

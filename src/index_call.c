@@ -320,18 +320,27 @@ choose_job_name(int phase)
 	return taken ? psprintf("%s of %s", name, GetUserNameFromId(GetUserId(), false)) : name;
 }
 
-/* Tell the caller about planned indexes of the phase that are not there. */
+/* A column of SPI's current answer as text in a longer-lived context. */
+static char *
+copy_value(uint64 row, int column, MemoryContext context)
+{
+	char	   *value = SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
+
+	return value ? MemoryContextStrdup(context, value) : NULL;
+}
+
+/* Tell the caller about planned indexes whose names something else has. */
 static void
 warn_conflicts(int phase, MemoryContext context)
 {
 	Oid			types[2] = {INT4OID, OIDOID};
 	Datum		values[2] = {Int32GetDatum(phase), ObjectIdGetDatum(GetUserId())};
-	List	   *messages = NIL;
-	ListCell   *lc;
+	char	  **texts;
+	uint64		count;
 	CmScope		scope;
 
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT format('index %I.%I of phase %s: %s', s.schema_name, s.index_name, p.phase, s.message)"
+	SPI_execute_with_args("SELECT s.message, s.detail, s.hint"
 						  "  FROM concertmaster.index_plan p"
 						  "  JOIN concertmaster.index_state s USING (schema_name, index_name)"
 						  "  JOIN pg_namespace n ON n.nspname = p.schema_name"
@@ -340,17 +349,19 @@ warn_conflicts(int phase, MemoryContext context)
 						  "   AND pg_has_role($2, c.relowner, 'USAGE')"
 						  " ORDER BY s.schema_name, s.index_name",
 						  2, types, values, NULL, true, 0);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		char	   *text = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
-		MemoryContext spi_context = MemoryContextSwitchTo(context);
-
-		messages = lappend(messages, pstrdup(text));
-		MemoryContextSwitchTo(spi_context);
-	}
+	count = SPI_processed;
+	texts = MemoryContextAlloc(context, sizeof(char *) * 3 * Max(1, count));
+	for (uint64 i = 0; i < count; i++)
+		for (int j = 0; j < 3; j++)
+			texts[i * 3 + j] = copy_value(i, j + 1, context);
 	cm_scope_leave(&scope);
-	foreach(lc, messages)
-		ereport(WARNING, (errmsg("%s", (char *) lfirst(lc))));
+
+	for (uint64 i = 0; i < count; i++)
+		ereport(WARNING,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("%s", texts[i * 3] ? texts[i * 3] : "conflict"),
+				 texts[i * 3 + 1] ? errdetail("%s", texts[i * 3 + 1]) : 0,
+				 texts[i * 3 + 2] ? errhint("%s", texts[i * 3 + 2]) : 0));
 }
 
 /*

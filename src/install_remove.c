@@ -68,7 +68,8 @@ typedef struct Removal
 /* Each query gives these columns; $1 is the caller's role. */
 static const char *const removal_queries[] = {
 	/* Column defaults that call us. */
-	"SELECT format('default of %s.%I', r.quoted, r.attname) AS object,"
+	"SELECT format('%s %s.%I', CASE WHEN r.attgenerated = '' THEN 'default of' ELSE 'generated column' END,"
+	"              r.quoted, r.attname) AS object,"
 	"       CASE WHEN r.fit THEN 'changed' ELSE 'remains' END AS action,"
 	"       CASE WHEN r.fit THEN format('%s in place of %s', r.new, r.old)"
 	"            WHEN NOT r.owned THEN format('belongs to role \"%s\", who can call uninstall()', r.owner)"

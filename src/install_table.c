@@ -7,13 +7,13 @@
  * its rows, types, defaults and keys; what it lacks becomes pending steps,
  * each one DDL statement that takes its lock for a moment.  They are chosen
  * so that no row is touched: a new column is NULL in the rows that are there
- * (nobody knows when they were made), a CHECK or FOREIGN KEY is added NOT
- * VALID and then validated, and not at all if rows break it.
+ * (nobody knows when they were made), a FOREIGN KEY is added NOT VALID and
+ * then validated, and not at all if rows break it.
  *
  * Locks: none, see install_plan.c.
  *
- * What it does not do: add a primary key or NOT NULL to a table that has
- * rows, change a type, or partition.  Those are reported.
+ * What it does not do: add a primary key, a CHECK or NOT NULL to a table that
+ * is there, change a type, or partition.  Those are reported.
  *
  *-------------------------------------------------------------------------
  */
@@ -72,23 +72,24 @@ plan_foreign_key(CmInstallPlan *plan, CmBundledTable *table, const char *name,
 						   referenced->quoted, quote_identifier(column));
 }
 
-/* Let the job add a CHECK, unless rows break it. */
+/*
+ * A CHECK is left to the user: an application that is there can know a status
+ * that no row has today, and must not fail when it writes it.
+ */
 static void
 plan_check(CmInstallPlan *plan, CmBundledTable *table, const char *name, const char *expression)
 {
 	CmInstallStep *step;
 	const char *quoted_name = quote_identifier(name);
 
-	step = cm_install_step(plan, CM_STEP_PENDING,
+	step = cm_install_step(plan, CM_STEP_REMAINS,
 						   psprintf("constraint %s on %s", quoted_name, table->quoted),
-						   psprintf("CHECK (%s); not added if a row breaks it", expression));
+						   psprintf("not added, as your application can know other values; if it does not: ALTER TABLE %s ADD CONSTRAINT %s CHECK (%s) NOT VALID, then VALIDATE it",
+									table->quoted, quoted_name, expression));
 	step->lock = psprintf("AccessExclusiveLock on %s; to validate, ShareUpdateExclusiveLock", table->quoted);
-	step->relid = table->relid;
-	step->mode = AccessExclusiveLock;
 	step->statements = list_make1(psprintf("ALTER TABLE %s ADD CONSTRAINT %s CHECK (%s) NOT VALID",
 										   table->quoted, quoted_name, expression));
 	step->validate = psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", table->quoted, quoted_name);
-	step->doubt = psprintf("SELECT FROM %s WHERE NOT (%s) LIMIT 1", table->quoted, expression);
 }
 
 /* The columns of a new table, as in CREATE TABLE. */

@@ -8,8 +8,9 @@
  * the first fill is left to its refresh job.  A view that is there keeps its
  * definition and gets the unique index that REFRESH CONCURRENTLY needs.
  *
- * Where pg_cron refreshes the view already, our job is made and paused, so
- * that it is never refreshed twice.
+ * Where pg_cron refreshes the view already, our job has no schedule, so that
+ * it is never refreshed twice; it does but the first fill of an empty view,
+ * since REFRESH CONCURRENTLY refuses one.
  *
  * What lies around is only told: the strategy's own create_monthly_partition,
  * partitioned twins of our tables.
@@ -24,11 +25,15 @@
 #include "postgres.h"
 
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "concertmaster.h"
 #include "install.h"
+
+PG_FUNCTION_INFO_V1(cm_refresh_on_request);
 
 #define VIEW_NAME		"form_completion_stats"
 #define INDEX_NAME		"form_completion_stats_form_schema_id_day_key"
@@ -125,41 +130,25 @@ plan_new_view(CmInstallPlan *plan, const char *quoted)
 	return step->action;
 }
 
-/* The schedule of the view; paused where pg_cron has it refreshed. */
+/* The schedule of the view; only on request where pg_cron refreshes it. */
 static void
 plan_schedule(CmInstallPlan *plan, const char *quoted, CmStepAction action, const char *cron_job)
 {
-	char	   *job = psprintf("refresh %s", quoted);
+	char	   *literal = quote_literal_cstr(quoted);
 	CmInstallStep *step;
 
 	if (!cm_install_door_exists(plan, "manage_matview"))
 		return;
-	step = cm_install_step(plan, action, psprintf("job %s", job), "every 15 minutes");
+	step = cm_install_step(plan, action, psprintf("job refresh %s", quoted), "every 15 minutes");
 	step->unhurried = true;
 	step->statements = list_make1(psprintf("SELECT concertmaster.manage_matview(%s::pg_catalog.regclass, every => interval '15 minutes')",
-										   quote_literal_cstr(quoted)));
+										   literal));
 	if (cron_job == NULL)
 		return;
-	step->detail = psprintf("paused, because pg_cron job %s refreshes the view; to change over: SELECT cron.unschedule(%s), then SELECT concertmaster.resume_job(%s)",
-							cron_job, cron_job, quote_literal_cstr(job));
+	step->detail = psprintf("only on request, because pg_cron job %s refreshes the view; to change over: SELECT cron.unschedule(%s), then SELECT concertmaster.manage_matview(%s, every => '15 minutes')",
+							cron_job, cron_job, literal);
 	step->statements = lappend(step->statements,
-							   psprintf("SELECT concertmaster.pause_job(%s)", quote_literal_cstr(job)));
-}
-
-/*
- * The first fill, where our job does not do it: REFRESH CONCURRENTLY, which
- * pg_cron runs, refuses a view that was never filled.
- */
-static void
-plan_first_fill(CmInstallPlan *plan, const char *quoted)
-{
-	CmInstallStep *step;
-
-	step = cm_install_step(plan, CM_STEP_PENDING, psprintf("data of %s", quoted),
-						   "filled once, so that pg_cron can refresh it CONCURRENTLY");
-	step->lock = "AccessShareLock on its tables";
-	step->unhurried = true;
-	step->statements = list_make1(psprintf("REFRESH MATERIALIZED VIEW %s", quoted));
+							   psprintf("SELECT concertmaster._refresh_on_request(%s::pg_catalog.regclass)", literal));
 }
 
 /*
@@ -194,7 +183,6 @@ plan_existing_view(CmInstallPlan *plan, const char *quoted, const char *cron_job
 	bool		indexed;
 	bool		bundled;
 	bool		managed;
-	bool		filled;
 
 	cm_install_ask(plan,
 				   "SELECT c.oid,"
@@ -205,8 +193,7 @@ plan_existing_view(CmInstallPlan *plan, const char *quoted, const char *cron_job
 				   "       EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid"
 				   "          AND a.attname = 'malformed_completion_times') AS bundled,"
 				   "       EXISTS (SELECT FROM concertmaster.matview m"
-				   "          WHERE m.schema_name = $1::name AND m.view_name = $2::name) AS managed,"
-				   "       c.relispopulated AS filled"
+				   "          WHERE m.schema_name = $1::name AND m.view_name = $2::name) AS managed"
 				   "  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
 				   " WHERE n.nspname = $1 AND c.relname = $2",
 				   2, args);
@@ -214,7 +201,6 @@ plan_existing_view(CmInstallPlan *plan, const char *quoted, const char *cron_job
 	indexed = cm_install_is_true(0, "indexed");
 	bundled = cm_install_is_true(0, "bundled");
 	managed = cm_install_is_true(0, "managed");
-	filled = cm_install_is_true(0, "filled");
 
 	cm_install_step(plan, CM_STEP_EXISTS, object, bundled ? NULL :
 					psprintf("keeps its own definition; for ours, which no malformed answer can stop: DROP MATERIALIZED VIEW %s, then SELECT concertmaster.install(%s)",
@@ -239,8 +225,31 @@ plan_existing_view(CmInstallPlan *plan, const char *quoted, const char *cron_job
 		cm_install_step(plan, CM_STEP_EXISTS, psprintf("job refresh %s", quoted), NULL);
 	else
 		plan_schedule(plan, quoted, indexed ? CM_STEP_CREATE : CM_STEP_PENDING, cron_job);
-	if (!filled && cron_job != NULL)
-		plan_first_fill(plan, quoted);
+}
+
+/*
+ * SQL: _refresh_on_request(view).  The refresh job of a view that somebody
+ * else refreshes: without a period, due once if the view was never filled.
+ */
+Datum
+cm_refresh_on_request(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	Oid			types[1] = {INT8OID};
+	Datum		values[1];
+	CmScope		scope;
+
+	cm_relation_require_owner(relid);
+	values[0] = Int64GetDatum(cm_job_upsert(CM_JOB_REFRESH, relid, 0, NULL, true));
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("UPDATE concertmaster.job_state s SET next_run = NULL"
+						  "  FROM concertmaster.job j"
+						  " WHERE s.job_id = $1 AND j.job_id = $1"
+						  "   AND (SELECT c.relispopulated FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+						  "         WHERE n.nspname = j.schema_name AND c.relname = j.relation_name)",
+						  1, types, values, NULL, false, 0);
+	cm_scope_leave(&scope);
+	PG_RETURN_VOID();
 }
 
 /* Add the steps of the view to the plan. */
@@ -261,11 +270,8 @@ cm_install_plan_view(CmInstallPlan *plan)
 	{
 		CmStepAction action = plan_new_view(plan, quoted);
 
-		if (action == CM_STEP_REMAINS)
-			return;
-		plan_schedule(plan, quoted, action, cron_job);
-		if (cron_job != NULL)
-			plan_first_fill(plan, quoted);
+		if (action != CM_STEP_REMAINS)
+			plan_schedule(plan, quoted, action, cron_job);
 	}
 	else if (cm_install_value(0, "relkind")[0] != RELKIND_MATVIEW)
 		cm_install_step(plan, CM_STEP_CONFLICT, object, "the name belongs to another kind of object");

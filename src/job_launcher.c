@@ -55,6 +55,9 @@
 #define NO_WORKER_FIRST_MS		1000
 #define NO_WORKER_LONGEST_MS	30000
 
+/* The log is told of this no more often. */
+#define COMPLAINT_PAUSE_MS		600000
+
 /* A worker that this launcher started and that has not ended. */
 typedef struct Started
 {
@@ -73,6 +76,7 @@ typedef struct Launcher
 	bool		prune;			/* a worker failed to connect: who is gone? */
 	int			no_worker_ms;	/* present pause, 0: none */
 	TimestampTz no_worker_until;
+	TimestampTz complained_at;	/* when the log last said so */
 } Launcher;
 
 /* Describe the launcher to the postmaster. */
@@ -185,10 +189,13 @@ start_worker(Launcher *launcher, Oid datid)
 
 	started->handle = NULL;
 	cm_database_postponed(datid);
-	if (launcher->no_worker_ms == 0)
+	if (TimestampDifferenceExceeds(launcher->complained_at, GetCurrentTimestamp(), COMPLAINT_PAUSE_MS))
+	{
+		launcher->complained_at = GetCurrentTimestamp();
 		ereport(LOG,
 				(errmsg("concertmaster launcher: no background worker is free, due jobs wait"),
 				 errhint("Increase \"max_worker_processes\" if this lasts.")));
+	}
 	launcher->no_worker_ms = Min(Max(2 * launcher->no_worker_ms, NO_WORKER_FIRST_MS), NO_WORKER_LONGEST_MS);
 	launcher->no_worker_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), launcher->no_worker_ms);
 	return false;

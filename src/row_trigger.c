@@ -122,7 +122,8 @@ cm_keep_created_at(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION),
 				 errmsg("cannot change column \"%s\" of table \"%s\"",
 						NameStr(column->attname), RelationGetRelationName(trigger->tg_relation)),
-				 errdetail("It says when the row was made and decides which partition holds it."),
+				 errdetail("Trigger \"%s\" keeps it as it was when the row was made.",
+						   trigger->tg_trigger->tgname),
 				 errhint("Leave the column out of the UPDATE."),
 				 errtablecol(trigger->tg_relation, attnum)));
 	return PointerGetDatum(trigger->tg_newtuple);

@@ -44,9 +44,10 @@ is( $node->safe_psql(
 		WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'concertmaster'
 		  AND d.classid IN ('pg_proc'::regclass, 'pg_class'::regclass)
 		  AND obj_description(d.objid, d.classid::regclass::text) IS NULL
+		  AND NOT EXISTS (SELECT FROM pg_proc WHERE oid = d.objid AND proname LIKE '\_%')
 		  AND NOT EXISTS (SELECT FROM pg_class WHERE oid = d.objid AND relkind IN ('S', 'i', 'c'))
 		ORDER BY 1}),
-	'', 'every function, view and table has a comment');
+	'', 'every public function, view and table has a comment');
 
 is( $node->safe_psql(
 		'postgres', q{
