@@ -1,6 +1,6 @@
 -- manage_matview(), unmanage_matview(), refresh(), the view matviews
-CREATE EXTENSION IF NOT EXISTS concertmaster;
 SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS concertmaster;
 DROP SCHEMA IF EXISTS matview, "Odd ""View""" CASCADE;
 RESET client_min_messages;
 CREATE SCHEMA matview;

@@ -1,6 +1,6 @@
 -- create_monthly_partition(): the strategy's function, without its faults
-CREATE EXTENSION IF NOT EXISTS concertmaster;
 SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS concertmaster;
 DROP SCHEMA IF EXISTS partition_month, "Odd Schema" CASCADE;
 RESET client_min_messages;
 CREATE SCHEMA partition_month;

@@ -1,5 +1,7 @@
 -- The planner is pure: any time, any zone
+SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS concertmaster;
+RESET client_min_messages;
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 \set SHOW_CONTEXT never

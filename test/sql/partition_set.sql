@@ -1,6 +1,6 @@
 -- create_partition_set(), alter_partition_set(), forget_partition_set(), plan_partitions(), roll_partitions()
-CREATE EXTENSION IF NOT EXISTS concertmaster;
 SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS concertmaster;
 DROP SCHEMA IF EXISTS partition_set, "Odd ""Set""" CASCADE;
 RESET client_min_messages;
 CREATE SCHEMA partition_set;
