@@ -198,7 +198,9 @@ plan_pass(const CmJob *job, Oid *parent, TimestampTz *until)
 	CmPartitionSettings settings;
 	List	   *existing;
 	List	   *leaves = NIL;
+	List	   *plan;
 	TimestampTz now;
+	int64		point;
 	ListCell   *cell;
 
 	cm_transaction_begin(GetSessionUserId());
@@ -209,11 +211,12 @@ plan_pass(const CmJob *job, Oid *parent, TimestampTz *until)
 				 errmsg("table \"%s\" is not a partition set", get_rel_name(*parent)),
 				 errhint("Call concertmaster.create_partition_set() for it.")));
 	now = GetCurrentTransactionStartTimestamp();
+	point = cm_partition_point(now, settings.key_type, settings.zone);
 	existing = cm_partition_existing(*parent);
-	foreach(cell, cm_partition_plan(&settings, existing, now))
+	plan = cm_partition_plan(&settings, existing, now);
+	foreach(cell, cm_partition_urgent_first(plan, point))
 		leaves = lappend(leaves, cm_partition_leaf(*parent, settings.key_type, lfirst(cell)));
-	*until = cm_partition_instant(cm_partition_covered_until(existing,
-															 cm_partition_point(now, settings.key_type, settings.zone)),
+	*until = cm_partition_instant(cm_partition_covered_until(existing, point),
 								  settings.key_type, settings.zone);
 	cm_transaction_commit();
 	return leaves;

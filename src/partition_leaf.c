@@ -295,6 +295,10 @@ static bool
 lock_parent(CmLeaf *leaf)
 {
 	LockRelationOid(leaf->parent, ShareUpdateExclusiveLock);
+	if (get_rel_name(leaf->parent) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table with OID %u was dropped meanwhile", leaf->parent)));
 	leaf->stale = cm_partition_overlapping(cm_partition_existing(leaf->parent),
 										   leaf->from, leaf->to) != NULL;
 	return !leaf->stale;
