@@ -131,6 +131,7 @@ cm_refresh(PG_FUNCTION_ARGS)
 	bool		nulls[2] = {false, false};
 
 	cm_require_primary("refresh()");
+	PreventCommandIfReadOnly("refresh()");
 	step.relid = PG_GETARG_OID(0);
 	cm_matview_require(step.relid);
 	step.owner = cm_relation_owner(step.relid);

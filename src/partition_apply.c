@@ -52,16 +52,15 @@ cm_partition_leaf(Oid parent, Oid key_type, const CmPartitionPlanned *planned)
 	return leaf;
 }
 
-/* Both steps at once: for one transaction.  The lock first, so no leaf is made in vain. */
+/* Both steps at once: for one transaction, which keeps the lock between them. */
 static void
 create_and_attach(void *arg)
 {
 	CmLeaf	   *leaf = arg;
 
 	cm_partition_leaf_create(leaf);
-	cm_partition_leaf_attach(leaf);
-	if (leaf->stale)
-		cm_partition_leaf_drop(leaf);
+	if (!leaf->stale)
+		cm_partition_leaf_attach(leaf);
 }
 
 /* Make a leaf in subtransactions of the caller's. */
@@ -77,8 +76,11 @@ cm_partition_make_here(CmLeaf *leaf)
 static CmLeafResult
 make_committing(CmLeaf *leaf)
 {
-	if (!cm_attempt_commit(cm_partition_leaf_create, leaf, leaf->owner) ||
-		!cm_attempt_commit(cm_partition_leaf_attach, leaf, leaf->owner))
+	if (!cm_attempt_commit(cm_partition_leaf_create, leaf, leaf->owner))
+		return CM_LEAF_DEFERRED;
+	if (leaf->stale)
+		return CM_LEAF_STALE;
+	if (!cm_attempt_commit(cm_partition_leaf_attach, leaf, leaf->owner))
 		return CM_LEAF_DEFERRED;
 	if (!leaf->stale)
 		return CM_LEAF_MADE;
@@ -291,16 +293,16 @@ run_pass(const CmJob *job, CmJobOutcome *outcome)
 				cm_transaction_begin(GetSessionUserId());
 				outcome->deferred = true;
 				outcome->blocked_by = cm_partition_blocker(parent);
-				outcome->message = psprintf("made %d partitions; %s and later ones wait for a lock",
-											made, leaf->name);
+				outcome->message = psprintf("made %d partition%s; %s and later ones wait for a lock",
+											made, made == 1 ? "" : "s", leaf->name);
 				cm_transaction_commit();
 				return;
 			}
 		}
 	}
 	if (made > 0)
-		outcome->message = psprintf("made %d partitions, runway until %s",
-									made, timestamptz_to_str(until));
+		outcome->message = psprintf("made %d partition%s, runway until %s",
+									made, made == 1 ? "" : "s", timestamptz_to_str(until));
 	else
 		outcome->message = psprintf("nothing to do, runway until %s", timestamptz_to_str(until));
 }

@@ -50,11 +50,19 @@ require_argument(FunctionCallInfo fcinfo, int number, const char *name)
 				 errmsg("argument \"%s\" must not be null", name)));
 }
 
+/* Refuse on a standby and in a read-only transaction. */
+static void
+require_writable(const char *what)
+{
+	cm_require_primary(what);
+	PreventCommandIfReadOnly(what);
+}
+
 /* What every door that changes a table asks first.  Returns the key's type. */
 static Oid
 open_door(Oid parent, const char *what)
 {
-	cm_require_primary(what);
+	require_writable(what);
 	if (!OidIsValid(parent) || get_rel_name(parent) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -110,7 +118,7 @@ cm_create_monthly_partition(PG_FUNCTION_ARGS)
 	int			month;
 	int			day;
 
-	cm_require_primary("create_monthly_partition()");
+	require_writable("create_monthly_partition()");
 	if (!OidIsValid(parent))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -439,7 +447,7 @@ forget(Oid parent)
 Datum
 cm_forget_partition_set(PG_FUNCTION_ARGS)
 {
-	cm_require_primary("forget_partition_set()");
+	require_writable("forget_partition_set()");
 	forget(PG_GETARG_OID(0));
 	PG_RETURN_VOID();
 }
@@ -453,7 +461,7 @@ cm_forget_partition_set_by_name(PG_FUNCTION_ARGS)
 	char	   *table_part;
 	Oid			parent = cm_relation_parse(name, &schema_part, &table_part);
 
-	cm_require_primary("forget_partition_set()");
+	require_writable("forget_partition_set()");
 	if (OidIsValid(parent))
 		forget(parent);
 	else if (schema_part == NULL || !cm_relation_forget_job("roll", schema_part, table_part))

@@ -5,10 +5,11 @@
  *
  * CREATE TABLE ... PARTITION OF would lock the parent exclusively and so wait
  * behind every reader, with everybody else waiting behind it.  Instead a
- * table is created LIKE the parent (ACCESS SHARE on the parent), given what
+ * table is created LIKE the parent (SHARE UPDATE EXCLUSIVE on the parent, so
+ * that two sessions do not make the same partition), given what
  * its newest sibling has (privileges, storage parameters, tablespace,
- * access method, n_distinct), and attached by a second step, which takes
- * SHARE UPDATE EXCLUSIVE on the parent: readers and writers go on.
+ * access method, n_distinct), and attached by a second step, under the same
+ * lock: readers and writers go on.
  *
  * The two steps may be two transactions.  Between them the table bears a
  * comment that begins with CM_PARTITION_MARK; one found with that comment,
@@ -177,6 +178,23 @@ clear_name(const CmLeaf *leaf)
 			 errhint("Rename the relation %s, or attach it to the table yourself.", name)));
 }
 
+/* The owner needs what core asks for, but core's error would not say who that is. */
+static void
+require_schema_privilege(const CmLeaf *leaf)
+{
+	Oid			schema = get_rel_namespace(leaf->parent);
+	char	   *owner = GetUserNameFromId(leaf->owner, false);
+
+	if (cm_compat_namespace_aclcheck(schema, leaf->owner, ACL_CREATE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for schema %s", get_namespace_name(schema)),
+				 errdetail("Partitions of table \"%s\" are made by its owner, role \"%s\", which has no CREATE privilege there.",
+						   get_rel_name(leaf->parent), owner),
+				 errhint("GRANT CREATE ON SCHEMA %s TO %s.",
+						 quote_identifier(get_namespace_name(schema)), quote_identifier(owner))));
+}
+
 /* CREATE TABLE with everything that has to be said when it is created. */
 static void
 create_table(const CmLeaf *leaf, Oid model)
@@ -184,6 +202,7 @@ create_table(const CmLeaf *leaf, Oid model)
 	StringInfoData sql;
 	char	   *text;
 
+	require_schema_privilege(leaf);
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "CREATE %sTABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)",
 					 get_rel_persistence(model) == RELPERSISTENCE_UNLOGGED ? "UNLOGGED " : "",
@@ -268,8 +287,24 @@ copy_n_distinct(Oid relid, Oid model)
 }
 
 /*
+ * Keep others from adding partitions until the transaction ends, so that what
+ * we read stays true.  Returns whether the leaf's range is still free, and
+ * says so in leaf->stale.
+ */
+static bool
+lock_parent(CmLeaf *leaf)
+{
+	LockRelationOid(leaf->parent, ShareUpdateExclusiveLock);
+	leaf->stale = cm_partition_overlapping(cm_partition_existing(leaf->parent),
+										   leaf->from, leaf->to) != NULL;
+	return !leaf->stale;
+}
+
+/*
  * First step: the table, complete but for being a partition.  An error if the
- * name is taken by anything but a leftover of ours.
+ * name is taken by anything but a leftover of ours.  If the range was taken
+ * by another partition since it was planned, nothing is done and leaf->stale
+ * set.
  */
 void
 cm_partition_leaf_create(void *arg)
@@ -280,6 +315,11 @@ cm_partition_leaf_create(void *arg)
 	Oid			relid;
 
 	enter(&scope, leaf);
+	if (!lock_parent(leaf))
+	{
+		cm_scope_leave(&scope);
+		return;
+	}
 	clear_name(leaf);
 	model = find_model(leaf);
 	create_table(leaf, model);
@@ -341,11 +381,7 @@ cm_partition_leaf_attach(void *arg)
 	Oid			model;
 
 	enter(&scope, leaf);
-	/* From here on nobody else adds partitions, so what we read stays true. */
-	LockRelationOid(leaf->parent, ShareUpdateExclusiveLock);
-	leaf->stale = cm_partition_overlapping(cm_partition_existing(leaf->parent),
-										   leaf->from, leaf->to) != NULL;
-	if (!leaf->stale)
+	if (lock_parent(leaf))
 	{
 		model = find_model(leaf);
 		initStringInfo(&sql);

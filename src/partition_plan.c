@@ -410,6 +410,7 @@ cm_partition_literal(int64 point, Oid key_type)
 	char		buf[MAXDATELEN + 1];
 
 	split_wall(point, &tm, &fsec);
+	tm.tm_isdst = 0;			/* else the zone is left out */
 	if (key_type == DATEOID)
 		EncodeDateOnly(&tm, USE_ISO_DATES, buf);
 	else

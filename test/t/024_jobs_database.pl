@@ -19,7 +19,7 @@ sub make_database
 	my ($name, $every, $seconds) = @_;
 	$node->safe_psql('postgres', "CREATE DATABASE $name");
 	$node->safe_psql($name, 'CREATE EXTENSION concertmaster');
-	$node->safe_psql($name, "CREATE TABLE nap AS SELECT $seconds::float8 AS seconds");
+	$node->safe_psql($name, "CREATE TABLE nap AS SELECT ${seconds}::float8 AS seconds");
 	make_job($node, $name, 'napping', 'SELECT pg_sleep(seconds)::text AS slept FROM nap', $every);
 	arm($node, $name);
 }
