@@ -45,6 +45,13 @@ RETURNS SETOF record
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cm_running_jobs';
 COMMENT ON FUNCTION concertmaster._running_jobs() IS 'workers that run jobs of this database now, from shared memory, as far as the caller may know; what progress_jobs shows';
 
+CREATE FUNCTION concertmaster._next_run(
+    every interval, start_at timestamptz, timezone text, anchor timestamptz, now timestamptz)
+RETURNS timestamptz
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cm_next_run';
+REVOKE ALL ON FUNCTION concertmaster._next_run(interval, timestamptz, text, timestamptz, timestamptz) FROM PUBLIC;  -- for tests
+COMMENT ON FUNCTION concertmaster._next_run(interval, timestamptz, text, timestamptz, timestamptz) IS 'first time after now on the grid of start_at, or else anchor, plus whole periods; for tests';
+
 CREATE FUNCTION concertmaster._sees_job(owner name) RETURNS boolean
 LANGUAGE sql STABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC

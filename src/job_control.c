@@ -35,6 +35,7 @@ PG_FUNCTION_INFO_V1(cm_resume_job);
 PG_FUNCTION_INFO_V1(cm_resume_all);
 PG_FUNCTION_INFO_V1(cm_start_launcher);
 PG_FUNCTION_INFO_V1(cm_running_jobs);
+PG_FUNCTION_INFO_V1(cm_next_run);
 
 /* CALL run_job(name): run a job now, in a worker, and wait for its end. */
 Datum
@@ -268,4 +269,28 @@ cm_running_jobs(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;
+}
+
+/*
+ * _next_run(every, start_at, timezone, anchor, now): what job_clock.c makes of
+ * these, for tests.  start_at and anchor can be null.
+ */
+Datum
+cm_next_run(PG_FUNCTION_ARGS)
+{
+	CmSchedule	schedule = {0};
+	TimestampTz next;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_ARGISNULL(4))
+		PG_RETURN_NULL();
+	schedule.every = PG_GETARG_INTERVAL_P(0);
+	schedule.has_start_at = !PG_ARGISNULL(1);
+	if (schedule.has_start_at)
+		schedule.start_at = PG_GETARG_TIMESTAMPTZ(1);
+	schedule.timezone = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	schedule.has_anchor = !PG_ARGISNULL(3);
+	if (schedule.has_anchor)
+		schedule.anchor = PG_GETARG_TIMESTAMPTZ(3);
+	(void) cm_clock_next(&schedule, PG_GETARG_TIMESTAMPTZ(4), &next);
+	PG_RETURN_TIMESTAMPTZ(next);
 }

@@ -54,10 +54,8 @@ $node->safe_psql('home', "SELECT concertmaster.resume_job('refresh public.minute
 poll_sql($node, 'home', "SELECT count(*) FROM concertmaster.job_runs WHERE status = 'succeeded'", '1',
 	'pg_cron runs the job', 150);
 is($node->safe_psql('home',
-	"SELECT every_run.start_time >= details.start_time FROM concertmaster.job_runs every_run, cron.job_run_details details ORDER BY details.runid DESC LIMIT 1"),
-	't', 'after its line was called');
-$node->safe_psql('home', "SELECT concertmaster.request_job('refresh public.minutely')");
-$node->safe_psql('home', 'SELECT pg_sleep(1)') if $node->safe_psql('home', 'SELECT extract(second FROM now()) < 55') eq 't';
+	"SELECT (SELECT min(start_time) FROM concertmaster.job_run) >= (SELECT min(start_time) FROM cron.job_run_details)"),
+	't', 'and nobody before it did');
 is($node->safe_psql('home', "SELECT driver FROM concertmaster.armed"), 'pg_cron', 'the driver is pg_cron');
 
 psql_ok($node, 'home', 'SELECT concertmaster.use_pg_cron(false)', 'use_pg_cron(false)');

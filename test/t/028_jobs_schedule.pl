@@ -1,0 +1,74 @@
+# When jobs run: requests, periods without drift, the history's bounds.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use ConcertmasterTest;
+use JobsTest;
+
+my $node = new_node('main', database => 'd', conf => "concertmaster.history_runs = 5\n");
+my $prune = "INSERT INTO concertmaster.job (name, kind, owner, every) VALUES ('prune', 'prune', current_user, '1h')";
+
+# Periods: every start within a tenth of a second of the grid.
+make_job($node, 'd', 'quick', 'SELECT 1 AS a', '1s');
+arm($node, 'd');
+poll_sql($node, 'd', "SELECT count(*) > 6 FROM concertmaster.job_runs WHERE status = 'succeeded'", 't', 'a job runs each second');
+is($node->safe_psql('d', q{
+	SELECT count(*) FROM (SELECT extract(epoch FROM r.start_time - s.scheduled) AS off
+	  FROM concertmaster.job_run r JOIN concertmaster.job_state s USING (job_id)) t
+	 WHERE off - floor(off) BETWEEN 0.5 AND 0.9999}), '0', 'no run is late by half a period, or early');
+
+# A job whose period is over before it ends misses times, and makes up by one run.
+make_job($node, 'd', 'slow', 'SELECT pg_sleep(1.3)::text AS slept', '1s');
+arm($node, 'd');
+poll_sql($node, 'd', "SELECT count(*) > 2 FROM concertmaster.job_runs WHERE name = 'refresh public.slow' AND status = 'succeeded'", 't', 'a slow job runs again and again');
+is($node->safe_psql('d', q{
+	SELECT count(*) FROM (SELECT start_time - lag(start_time) OVER (ORDER BY run_id) AS gap
+	  FROM concertmaster.job_runs WHERE name = 'refresh public.slow') t WHERE gap < interval '1.5s'}), '0',
+	'times that it missed are skipped');
+$node->safe_psql('d', "SELECT concertmaster.pause_job('refresh public.slow')");
+
+# A job on request.
+make_job($node, 'd', 'asked', 'SELECT pg_sleep(1)::text AS slept', undef);
+is($node->safe_psql('d', "SELECT status FROM concertmaster.jobs WHERE name LIKE '%asked'"), 'on request', 'a job without a period waits');
+$node->safe_psql('d', "SELECT concertmaster.request_job('refresh public.asked')");
+job_pid($node, 'd', 'asked');
+$node->safe_psql('d', "SELECT concertmaster.request_job('refresh public.asked')");
+poll_sql($node, 'd', "SELECT count(*) FROM concertmaster.job_runs WHERE name LIKE '%asked' AND status = 'succeeded'", '2',
+	'asked for while it runs, it runs once more');
+$node->safe_psql('d', 'SELECT pg_sleep(1.5)');
+is($node->safe_psql('d', "SELECT count(*), max(status) FROM concertmaster.job_runs WHERE name LIKE '%asked'"), '2|succeeded', 'and then no more');
+is($node->safe_psql('d', "SELECT status FROM concertmaster.jobs WHERE name LIKE '%asked'"), 'on request', 'it waits again');
+
+# A request in a transaction counts from its commit, and not if there is none.
+$node->safe_psql('d', "BEGIN; SELECT concertmaster.request_job('refresh public.asked'); ROLLBACK");
+is($node->safe_psql('d', "SELECT next_run IS NULL FROM concertmaster.jobs WHERE name LIKE '%asked'"), 't', 'a request rolled back is none');
+
+# Paused and resumed.
+$node->safe_psql('d', "SELECT concertmaster.pause_job('refresh public.quick')");
+poll_sql($node, 'd', 'SELECT count(*) FROM concertmaster.progress_jobs', '0');
+my $last = $node->safe_psql('d', 'SELECT max(run_id) FROM concertmaster.job_run');
+$node->safe_psql('d', 'SELECT pg_sleep(2)');
+is($node->safe_psql('d', 'SELECT max(run_id) FROM concertmaster.job_run'), $last, 'a paused job is not started');
+$node->safe_psql('d', "SELECT concertmaster.resume_job('refresh public.quick')");
+poll_sql($node, 'd', "SELECT max(run_id) > $last FROM concertmaster.job_run", 't', 'a resumed one is');
+
+# The history.
+poll_sql($node, 'd', "SELECT count(*) > 8 FROM concertmaster.job_runs WHERE name LIKE '%quick'", 't', 'there is some history');
+$node->safe_psql('d', "SELECT concertmaster.pause_job('refresh public.quick')");
+poll_sql($node, 'd', 'SELECT count(*) FROM concertmaster.progress_jobs', '0');
+$node->safe_psql('d', $prune);
+$last = $node->safe_psql('d', "SELECT max(run_id) FROM concertmaster.job_runs WHERE name LIKE '%quick'");
+my (undef, undef, $stderr) = $node->psql('d', "CALL concertmaster.run_job('prune')");
+like($stderr, qr/NOTICE:  prune: \d+ runs removed from the history/, 'the prune job says what it did');
+is($node->safe_psql('d', "SELECT count(*), max(run_id) FROM concertmaster.job_runs WHERE name LIKE '%quick'"), "5|$last",
+	'the newest runs are kept');
+$node->safe_psql('d', "UPDATE concertmaster.job_run SET end_time = now() - interval '31 days' WHERE run_id <> $last");
+$node->safe_psql('d', "CALL concertmaster.run_job('prune')");
+is($node->safe_psql('d', "SELECT count(*), max(run_id) FROM concertmaster.job_runs WHERE name LIKE '%quick'"), "1|$last",
+	'old ones are not');
+
+$node->stop;
+done_testing();
