@@ -72,7 +72,7 @@ REVOKE ALL ON FUNCTION concertmaster._bundled_indexes(name) FROM PUBLIC;
 
 CREATE FUNCTION concertmaster._index_plan_check() RETURNS trigger
 LANGUAGE c VOLATILE
-AS 'MODULE_PATHNAME', 'cm_index_plan_check';
+AS 'MODULE_PATHNAME', 'cm__index_plan_check';
 COMMENT ON FUNCTION concertmaster._index_plan_check() IS
 'Trigger of index_plan: whoever inserts, changes or deletes a row must own its table (42501); the definition must be the end of one CREATE INDEX (42601) and make an index of that table (the errors of CREATE INDEX).  A superuser''s COPY is checked for syntax alone.';
 
@@ -109,15 +109,9 @@ COMMENT ON FUNCTION concertmaster._index_fraction(text, bigint, bigint, bigint, 
 CREATE FUNCTION concertmaster._index_progress(OUT pid integer, OUT relid oid, OUT fraction double precision)
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL RESTRICTED
-AS 'MODULE_PATHNAME', 'cm_index_progress';
+AS 'MODULE_PATHNAME', 'cm__index_progress';
 COMMENT ON FUNCTION concertmaster._index_progress() IS
 'Internal: the index builds going on in this database: process, table and how much is done, 0 to 1.  No errors.  Behind view indexes, hence executable by PUBLIC.';
-
-CREATE FUNCTION concertmaster._index_size(index oid) RETURNS bigint
-LANGUAGE c VOLATILE STRICT PARALLEL SAFE
-AS 'MODULE_PATHNAME', 'cm_index_size';
-COMMENT ON FUNCTION concertmaster._index_size(oid) IS
-'Internal: size of an index in bytes; if it is locked, as VACUUM last noted it; NULL if it is gone.  Never waits.  Behind view indexes, hence executable by PUBLIC, as pg_relation_size() is.';
 
 /*
  * Reads catalogs alone, so that it waits for nobody.  roots: the index that
@@ -167,7 +161,8 @@ SELECT p.phase, p.schema_name, p.table_name, p.index_name,
        SELECT count(*) FILTER (WHERE ic.relkind = 'i' AND x.indisvalid) AS leaves_valid,
               bool_and(x.indisvalid)
                 AND (p.hot_window IS NULL OR c.relkind <> 'p' OR count(*) = s.leaf_total) AS is_valid,
-              sum(concertmaster._index_size(ic.oid))::bigint AS size_bytes,
+              sum(coalesce(concertmaster._relation_size(ic.oid),
+                           ic.relpages * pg_catalog.current_setting('block_size')::bigint))::bigint AS size_bytes,
               sum(pg_catalog.pg_stat_get_numscans(ic.oid))::bigint AS scans
          FROM tree
          JOIN pg_catalog.pg_class ic ON ic.oid = tree.oid
@@ -192,7 +187,7 @@ COMMENT ON COLUMN concertmaster.indexes.table_name IS 'table to index';
 COMMENT ON COLUMN concertmaster.indexes.index_name IS 'planned name of the index';
 COMMENT ON COLUMN concertmaster.indexes.state IS 'planned (not there), building, valid or invalid (a build was interrupted or some partitions lack it; the next build finishes it)';
 COMMENT ON COLUMN concertmaster.indexes.percent_done IS 'how much of it is built, in per cent: partitions that have it, and about how far the one being built is';
-COMMENT ON COLUMN concertmaster.indexes.size_bytes IS 'size in bytes, over all partitions';
+COMMENT ON COLUMN concertmaster.indexes.size_bytes IS 'size in bytes, over all partitions; of what is locked, as VACUUM last noted it';
 COMMENT ON COLUMN concertmaster.indexes.scans IS 'scans of it, over all partitions, since statistics were reset';
 COMMENT ON COLUMN concertmaster.indexes.adopted_index IS 'name of an equivalent index that serves instead; NULL: none';
 COMMENT ON COLUMN concertmaster.indexes.last_run IS 'when a build last looked at it';

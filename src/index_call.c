@@ -15,7 +15,7 @@
  * extension's own writes are checked for syntax alone: the table may not
  * have all its columns yet, and a row that is refused would end the restore.
  *
- * The functions behind view indexes never wait for a lock that somebody has.
+ * What is behind view indexes never waits for a lock that somebody has.
  *
  * Locks: ACCESS SHARE on the table while a definition is analyzed.  Cleanup:
  * by transaction abort.
@@ -34,24 +34,20 @@
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "storage/bufmgr.h"
-#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/rel.h"
-#include "utils/syscache.h"
 
 #include "compat.h"
 #include "concertmaster.h"
 #include "index.h"
 
 PG_FUNCTION_INFO_V1(cm_build_indexes);
-PG_FUNCTION_INFO_V1(cm_index_plan_check);
-PG_FUNCTION_INFO_V1(cm_index_size);
-PG_FUNCTION_INFO_V1(cm_index_progress);
+PG_FUNCTION_INFO_V1(cm__index_plan_check);
+PG_FUNCTION_INFO_V1(cm__index_progress);
 
 /* A column of index_plan as text, or NULL. */
 static char *
@@ -201,7 +197,7 @@ restoring(void)
 
 /* BEFORE trigger on index_plan, for each row inserted, updated or deleted. */
 Datum
-cm_index_plan_check(PG_FUNCTION_ARGS)
+cm__index_plan_check(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	TupleDesc	desc;
@@ -366,25 +362,32 @@ warn_conflicts(int phase, MemoryContext context)
 
 /*
  * Build one phase in a worker and wait for it.  A phase with a hot window is
- * built again daily, for the partitions that were made since.
+ * built again daily, for the partitions that were made since; what was put
+ * off, as soon as the launcher gets to it.
  */
 static void
 call_phase(FunctionCallInfo fcinfo, int phase, bool hot, MemoryContext context)
 {
 	Interval	daily = {.day = 1};
+	Interval   *every = hot ? &daily : NULL;
 	char	   *name = MemoryContextStrdup(context, choose_job_name(phase));
-	int64		job_id = cm_job_upsert_named(name, CM_JOB_BUILD, NULL, phase,
-											 hot ? &daily : NULL, false);
+	int64		job_id = cm_job_upsert_named(name, CM_JOB_BUILD, NULL, phase, every, false);
 	char	   *message = NULL;
-	bool		done = cm_job_call(fcinfo, job_id, &message);
 
-	if (done && message != NULL)
-		ereport(NOTICE, (errmsg("%s", message)));
-	else if (!done)
+	if (cm_job_call(fcinfo, job_id, &message))
+	{
+		if (message != NULL)
+			ereport(NOTICE, (errmsg("%s", message)));
+	}
+	else
+	{
+		(void) cm_job_upsert_named(name, CM_JOB_BUILD, NULL, phase, every, true);
 		ereport(WARNING,
-				(errmsg("job \"%s\" was put off", name),
-				 message ? errdetail("%s", message) : 0,
-				 errhint("What was put off is tried again by the job; view concertmaster.indexes shows the state.")));
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("some indexes of phase %d were put off", phase),
+				 message ? errdetail("%s.", message) : 0,
+				 errhint("Job \"%s\" tries again in the background; view concertmaster.indexes shows the state.", name)));
+	}
 	warn_conflicts(phase, context);
 }
 
@@ -422,47 +425,12 @@ cm_build_indexes(PG_FUNCTION_ARGS)
 }
 
 /*
- * _index_size(index): bytes of all its forks; if it is locked, the size that
- * its last VACUUM or ANALYZE noted, as a view must not wait.
- */
-Datum
-cm_index_size(PG_FUNCTION_ARGS)
-{
-	Oid			oid = PG_GETARG_OID(0);
-	int64		size = 0;
-	Relation	rel;
-
-	if (!ConditionalLockRelationOid(oid, AccessShareLock))
-	{
-		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(oid));
-
-		if (!HeapTupleIsValid(tuple))
-			PG_RETURN_NULL();
-		size = (int64) ((Form_pg_class) GETSTRUCT(tuple))->relpages * BLCKSZ;
-		ReleaseSysCache(tuple);
-		PG_RETURN_INT64(size);
-	}
-	rel = try_relation_open(oid, NoLock);
-	if (rel == NULL)
-	{
-		UnlockRelationOid(oid, AccessShareLock);
-		PG_RETURN_NULL();
-	}
-	if (RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
-		for (ForkNumber fork = MAIN_FORKNUM; fork <= MAX_FORKNUM; fork++)
-			if (smgrexists(RelationGetSmgr(rel), fork))
-				size += (int64) smgrnblocks(RelationGetSmgr(rel), fork) * BLCKSZ;
-	relation_close(rel, AccessShareLock);
-	PG_RETURN_INT64(size);
-}
-
-/*
  * _index_progress(): the index builds of this database that are going on,
  * each with the part of its work that is done, 0 to 1.  Seen with the
  * extension owner's eyes: core shows others' progress to few.
  */
 Datum
-cm_index_progress(PG_FUNCTION_ARGS)
+cm__index_progress(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	CmScope		scope;

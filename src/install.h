@@ -99,7 +99,6 @@ extern char *cm_install_value(int row, const char *column);
 extern bool cm_install_is_true(int row, const char *column);
 extern CmInstallStep *cm_install_step(CmInstallPlan *plan, CmStepAction action,
 									  char *object, char *detail);
-extern bool cm_install_door_exists(CmInstallPlan *plan, const char *name);
 extern CmBundledTable *cm_install_table(CmInstallPlan *plan, const char *name);
 
 #endif							/* CM_INSTALL_H */

@@ -89,17 +89,6 @@ cm_install_step(CmInstallPlan *plan, CmStepAction action, char *object, char *de
 	return step;
 }
 
-/* Is there a function of ours of this name yet? */
-bool
-cm_install_door_exists(CmInstallPlan *plan, const char *name)
-{
-	const char *args[] = {name};
-
-	return cm_install_ask(plan,
-						  "SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
-						  " WHERE n.nspname = 'concertmaster' AND p.proname = $1", 1, args) > 0;
-}
-
 /* The bundled table of this name. */
 CmBundledTable *
 cm_install_table(CmInstallPlan *plan, const char *name)
@@ -154,12 +143,21 @@ load_tables(CmInstallPlan *plan)
 	}
 }
 
-/* A partitioned table that exists: is it kept rolling, and if not, how to. */
+/* The statement that makes a table a set. */
+static List *
+set_statements(CmBundledTable *table)
+{
+	return list_make1(psprintf("SELECT concertmaster.create_partition_set(%s::pg_catalog.regclass, period => interval '1 month', ahead => 4)",
+							   quote_literal_cstr(table->quoted)));
+}
+
+/* A table that exists: is it kept rolling?  If not, the job sees to it. */
 static void
 plan_existing_set(CmInstallPlan *plan, CmBundledTable *table)
 {
 	const char *args[] = {plan->schema_name, table->name};
 	char	   *object = psprintf("partition set %s", table->quoted);
+	CmInstallStep *step;
 
 	if (table->relkind != RELKIND_PARTITIONED_TABLE)
 		cm_install_step(plan, CM_STEP_REMAINS, object,
@@ -170,13 +168,22 @@ plan_existing_set(CmInstallPlan *plan, CmBundledTable *table)
 							" WHERE schema_name = $1::name AND table_name = $2::name",
 							2, args) > 0)
 		cm_install_step(plan, CM_STEP_EXISTS, object, NULL);
-	else
+	else if (strcmp(table->partition_key,
+					psprintf("RANGE (%s)", quote_identifier(table->partition_column))) != 0)
 		cm_install_step(plan, CM_STEP_REMAINS, object,
-						psprintf("partitioned by %s, but nobody makes its partitions: SELECT concertmaster.create_partition_set(%s, '1 month')",
-								 table->partition_key, quote_literal_cstr(table->quoted)));
+						psprintf("partitioned by %s; its partitions are yours to make", table->partition_key));
+	else
+	{
+		step = cm_install_step(plan, CM_STEP_PENDING, object, "by month; partitions that are there are kept");
+		step->lock = psprintf("ShareUpdateExclusiveLock on %s", table->quoted);
+		step->relid = table->relid;
+		step->mode = ShareUpdateExclusiveLock;
+		step->unhurried = true;
+		step->statements = set_statements(table);
+	}
 }
 
-/* The sets of new tables at once, word about those that exist. */
+/* The sets of new tables at once, of others by the job. */
 static void
 plan_partition_sets(CmInstallPlan *plan)
 {
@@ -195,13 +202,10 @@ plan_partition_sets(CmInstallPlan *plan)
 				plan_existing_set(plan, table);
 			continue;
 		}
-		if (!cm_install_door_exists(plan, "create_partition_set"))
-			continue;
 		step = cm_install_step(plan, CM_STEP_CREATE, psprintf("partition set %s", table->quoted),
 							   psprintf("by month of %s, 4 months ahead; a job makes further ones in time",
 										table->partition_column));
-		step->statements = list_make1(psprintf("SELECT concertmaster.create_partition_set(%s::pg_catalog.regclass, period => interval '1 month', ahead => 4)",
-											   quote_literal_cstr(table->quoted)));
+		step->statements = set_statements(table);
 	}
 }
 
@@ -213,8 +217,6 @@ plan_indexes(CmInstallPlan *plan)
 	int			rows;
 	bool		wanted[10] = {false};
 
-	if (!cm_install_door_exists(plan, "_bundled_indexes"))
-		return;
 	rows = cm_install_ask(plan,
 						  "SELECT b.phase, b.table_name, b.index_name, p.index_name IS NOT NULL AS planned,"
 						  "       format('CREATE %sINDEX CONCURRENTLY %I ON %I.%I %s',"

@@ -101,6 +101,7 @@ static const char *const removal_queries[] = {
 	"  FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
 	"  CROSS JOIN LATERAL (SELECT pg_has_role($1::name, c.relowner, 'USAGE')) o (owned)"
 	" WHERE NOT g.tgisinternal AND g.tgparentid = 0 AND g.tgfoid IN " OUR_FUNCTIONS
+	"   AND c.oid NOT IN " OUR_RELATIONS
 	" ORDER BY 1",
 
 	/* Whatever else depends on us and is not ours. */

@@ -137,8 +137,6 @@ plan_schedule(CmInstallPlan *plan, const char *quoted, CmStepAction action, cons
 	char	   *literal = quote_literal_cstr(quoted);
 	CmInstallStep *step;
 
-	if (!cm_install_door_exists(plan, "manage_matview"))
-		return;
 	step = cm_install_step(plan, action, psprintf("job refresh %s", quoted), "every 15 minutes");
 	step->unhurried = true;
 	step->statements = list_make1(psprintf("SELECT concertmaster.manage_matview(%s::pg_catalog.regclass, every => interval '15 minutes')",

@@ -31,6 +31,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -245,6 +246,7 @@ cm_manage_matview(PG_FUNCTION_ARGS)
 	CmMatviewChoice choice;
 
 	cm_require_primary("manage_matview()");
+	PreventCommandIfReadOnly("manage_matview()");
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -316,6 +318,7 @@ Datum
 cm_unmanage_matview(PG_FUNCTION_ARGS)
 {
 	cm_require_primary("unmanage_matview()");
+	PreventCommandIfReadOnly("unmanage_matview()");
 	unmanage(PG_GETARG_OID(0));
 	PG_RETURN_VOID();
 }
@@ -330,6 +333,7 @@ cm_unmanage_matview_by_name(PG_FUNCTION_ARGS)
 	Oid			relid = cm_relation_parse(name, &schema_part, &view_part);
 
 	cm_require_primary("unmanage_matview()");
+	PreventCommandIfReadOnly("unmanage_matview()");
 	if (OidIsValid(relid))
 		unmanage(relid);
 	else if (schema_part == NULL || !cm_relation_forget_job("refresh", schema_part, view_part))

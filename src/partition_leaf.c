@@ -5,10 +5,11 @@
  *
  * CREATE TABLE ... PARTITION OF would lock the parent exclusively and so wait
  * behind every reader, with everybody else waiting behind it.  Instead a
- * table is created LIKE the parent (ACCESS SHARE on the parent), given what
+ * table is created LIKE the parent (SHARE UPDATE EXCLUSIVE on the parent, so
+ * that two sessions do not make the same partition), given what
  * its newest sibling has (privileges, storage parameters, tablespace,
- * access method, n_distinct), and attached by a second step, which takes
- * SHARE UPDATE EXCLUSIVE on the parent: readers and writers go on.
+ * access method, n_distinct), and attached by a second step, under the same
+ * lock: readers and writers go on.
  *
  * The two steps may be two transactions.  Between them the table bears a
  * comment that begins with CM_PARTITION_MARK; one found with that comment,
@@ -23,7 +24,10 @@
  * Locks of the attach step: SHARE UPDATE EXCLUSIVE on the parent, ACCESS
  * EXCLUSIVE on the new table (nobody else uses it), ACCESS EXCLUSIVE on the
  * default partition if there is one (core scans it), SHARE ROW EXCLUSIVE on
- * tables that the parent's foreign keys reference.
+ * tables that foreign keys of the parent reference or that reference it.  The
+ * deadline covers what readers and writers could queue behind: the wait for
+ * the parent, and all of the attaching if it locks a default partition or a
+ * table at the other end of a foreign key.
  *
  * What it does not do: transactions, deadlines, retries (partition_apply.c).
  *
@@ -39,6 +43,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
@@ -53,6 +58,18 @@ enter(CmScope *scope, const CmLeaf *leaf)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	scope->spi = true;
+}
+
+/*
+ * A new leaf goes where its sibling is; without one, where the owner's tables
+ * go, as in core.  Undone by cm_scope_leave().
+ */
+static void
+pin_tablespace(const CmLeaf *leaf, Oid model)
+{
+	if (model != leaf->parent)
+		(void) set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 }
 
 /* Run one utility statement. */
@@ -177,6 +194,23 @@ clear_name(const CmLeaf *leaf)
 			 errhint("Rename the relation %s, or attach it to the table yourself.", name)));
 }
 
+/* The owner needs what core asks for, but core's error would not say who that is. */
+static void
+require_schema_privilege(const CmLeaf *leaf)
+{
+	Oid			schema = get_rel_namespace(leaf->parent);
+	char	   *owner = GetUserNameFromId(leaf->owner, false);
+
+	if (cm_compat_namespace_aclcheck(schema, leaf->owner, ACL_CREATE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for schema %s", get_namespace_name(schema)),
+				 errdetail("Partitions of table \"%s\" are made by its owner, role \"%s\", which has no CREATE privilege there.",
+						   get_rel_name(leaf->parent), owner),
+				 errhint("GRANT CREATE ON SCHEMA %s TO %s.",
+						 quote_identifier(get_namespace_name(schema)), quote_identifier(owner))));
+}
+
 /* CREATE TABLE with everything that has to be said when it is created. */
 static void
 create_table(const CmLeaf *leaf, Oid model)
@@ -184,6 +218,7 @@ create_table(const CmLeaf *leaf, Oid model)
 	StringInfoData sql;
 	char	   *text;
 
+	require_schema_privilege(leaf);
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "CREATE %sTABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)",
 					 get_rel_persistence(model) == RELPERSISTENCE_UNLOGGED ? "UNLOGGED " : "",
@@ -205,7 +240,6 @@ create_table(const CmLeaf *leaf, Oid model)
 	if (text != NULL)
 		appendStringInfo(&sql, " WITH (%s)", text);
 
-	/* A set without a tablespace of its own gets the owner's default, as in core. */
 	text = select_text("SELECT quote_ident(s.spcname) FROM pg_class c"
 					   "  JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid = $1", model);
 	if (text != NULL)
@@ -268,8 +302,28 @@ copy_n_distinct(Oid relid, Oid model)
 }
 
 /*
+ * Keep others from adding partitions until the transaction ends, so that what
+ * we read stays true.  Returns whether the leaf's range is still free, and
+ * says so in leaf->stale.
+ */
+static bool
+lock_parent(CmLeaf *leaf)
+{
+	LockRelationOid(leaf->parent, ShareUpdateExclusiveLock);
+	if (get_rel_name(leaf->parent) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table with OID %u was dropped meanwhile", leaf->parent)));
+	leaf->stale = cm_partition_overlapping(cm_partition_existing(leaf->parent),
+										   leaf->from, leaf->to) != NULL;
+	return !leaf->stale;
+}
+
+/*
  * First step: the table, complete but for being a partition.  An error if the
- * name is taken by anything but a leftover of ours.
+ * name is taken by anything but a leftover of ours.  If the range was taken
+ * by another partition since it was planned, nothing is done and leaf->stale
+ * set.
  */
 void
 cm_partition_leaf_create(void *arg)
@@ -280,8 +334,20 @@ cm_partition_leaf_create(void *arg)
 	Oid			relid;
 
 	enter(&scope, leaf);
+	if (!lock_parent(leaf))
+	{
+		cm_scope_leave(&scope);
+		return;
+	}
 	clear_name(leaf);
+
+	/*
+	 * All locks that anybody can hold are ours, and no reader or writer waits
+	 * for them: many indexes may take their time.
+	 */
+	(void) cm_deadline_disarm();
 	model = find_model(leaf);
+	pin_tablespace(leaf, model);
 	create_table(leaf, model);
 	relid = find_table(leaf);
 	execute(psprintf("COMMENT ON TABLE %s IS %s", quoted_name(leaf),
@@ -317,6 +383,22 @@ copy_replica_identity(Oid relid, Oid model)
 				 2, args);
 }
 
+/* Does attaching lock anything that readers or writers use? */
+static bool
+attach_locks_others(const CmLeaf *leaf)
+{
+	ListCell   *cell;
+
+	foreach(cell, cm_partition_existing(leaf->parent))
+	{
+		if (((CmPartition *) lfirst(cell))->is_default)
+			return true;
+	}
+	return select_text("SELECT 'a key' FROM pg_constraint"
+					   " WHERE contype = 'f' AND $1 IN (conrelid, confrelid)",
+					   leaf->parent) != NULL;
+}
+
 /* FOR VALUES FROM (...) TO (...) */
 static void
 append_bounds(StringInfo sql, const CmLeaf *leaf)
@@ -340,13 +422,13 @@ cm_partition_leaf_attach(void *arg)
 	StringInfoData sql;
 	Oid			model;
 
+	/* In one transaction with the first step, that has ended the deadline. */
+	cm_deadline_arm(cm_ddl_deadline);
 	enter(&scope, leaf);
-	/* From here on nobody else adds partitions, so what we read stays true. */
-	LockRelationOid(leaf->parent, ShareUpdateExclusiveLock);
-	leaf->stale = cm_partition_overlapping(cm_partition_existing(leaf->parent),
-										   leaf->from, leaf->to) != NULL;
-	if (!leaf->stale)
+	if (lock_parent(leaf))
 	{
+		if (!attach_locks_others(leaf))
+			(void) cm_deadline_disarm();
 		model = find_model(leaf);
 		initStringInfo(&sql);
 		appendStringInfo(&sql, "ALTER TABLE %s ATTACH PARTITION %s",

@@ -20,12 +20,9 @@ check() { # what, command...
 }
 
 demo() { "$tree/dev/demo.sh" "$@" >"$folder/output" 2>&1 || { cat "$folder/output"; return 1; }; }
-ask() {
-    (
-        export CM_BUILD=$folder/demo
-        "$tree/dev/server.sh" psql -XAtq -d demo -c "$1"
-    )
-}
+demo_psql() { env CM_BUILD="$folder/demo" "$tree/dev/server.sh" psql -XAtq -d demo "$@"; }
+ask() { demo_psql -c "$1"; }
+runs() { demo_psql -v ON_ERROR_STOP=1 -f "$1" >/dev/null; }
 says() { # expected, query
     local answer
     answer=$(ask "$2" 2>&1)
@@ -55,6 +52,10 @@ check 'made up: runs with steps, and events' says t \
     "SELECT (SELECT count(*) FROM workflow_runs) = 200 AND (SELECT count(*) FROM node_executions) > 400 AND (SELECT count(*) FROM audit_events) >= 200"
 check 'made up: nothing is from the future' says 0 "SELECT count(*) FROM form_responses WHERE submitted_at > now()"
 check_state 'made up'
+
+check 'made up: what it says to try next works' runs "$tree/demo/try.sql"
+check 'made up: and shows' says '0|1' "SELECT (SELECT sum(submissions) FROM form_completion_stats) - (SELECT count(*) FROM form_responses WHERE submitted_at >= ((now() AT TIME ZONE 'UTC')::date - 30)::timestamp AT TIME ZONE 'UTC'),
+    (SELECT count(*) FROM concertmaster.partitions WHERE partition = 'form_responses_2031_05')"
 
 data=$folder/data
 mkdir -p "$data"

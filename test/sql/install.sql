@@ -2,7 +2,9 @@
 -- install() in a schema of one's own: what it refuses, what it makes, that it
 -- can be called again.
 --
+SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS concertmaster;
+RESET client_min_messages;
 CREATE ROLE regress_install_owner;
 CREATE ROLE regress_install_other;
 CREATE SCHEMA "My ""Schema";
@@ -78,8 +80,10 @@ INSERT INTO workflow_runs (workflow_id) VALUES (:'workflow') RETURNING id AS run
 SELECT status, started_at IS NULL AS not_started, created_at = updated_at AS fresh,
        concertmaster.uuid_v7_time(id) BETWEEN created_at - interval '1 minute' AND created_at + interval '1 minute' AS key_tells_time
   FROM workflow_runs;
-INSERT INTO workflow_runs (workflow_id) VALUES (gen_random_uuid());
+INSERT INTO workflow_runs (workflow_id) VALUES ('00000000-0000-0000-0000-000000000000');
+\set VERBOSITY terse
 INSERT INTO workflow_runs (workflow_id, status) VALUES (:'workflow', 'resting');
+\set VERBOSITY default
 BEGIN;
 UPDATE workflows SET name = 'v';
 UPDATE workflow_runs SET status = 'running', started_at = now();
@@ -99,7 +103,6 @@ BEGIN
 EXCEPTION WHEN integrity_constraint_violation THEN
     RAISE NOTICE '%', replace(SQLERRM, replace(split_part(current_setting('install.leaf'), '.', -1), '"', ''), 'LEAF');
 END $$;
-UPDATE node_executions SET status = 'resting' WHERE false;
 INSERT INTO node_executions (workflow_run_id, node_id, created_at) VALUES (:'run', 'first', NULL);
 \set VERBOSITY default
 

@@ -4,8 +4,8 @@
 --
 \getenv abs_srcdir PG_ABS_SRCDIR
 \set fixture :abs_srcdir '/fixtures/strategy_schema.sql'
-CREATE EXTENSION IF NOT EXISTS concertmaster;
 SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS concertmaster;
 CREATE SCHEMA install_adopt;
 SET search_path = install_adopt;
 \set ECHO none

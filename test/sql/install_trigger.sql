@@ -1,7 +1,9 @@
 --
 -- The row triggers, on tables of one's own.
 --
+SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS concertmaster;
+RESET client_min_messages;
 CREATE SCHEMA install_trigger;
 SET search_path = install_trigger;
 

@@ -1,7 +1,9 @@
 --
 -- Time-ordered keys and their inverse.
 --
+SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS concertmaster;
+RESET client_min_messages;
 SET timezone = 'UTC';
 
 -- Version 7, variant 10, the present time.

@@ -38,6 +38,7 @@ $node->safe_psql(
 	CREATE TABLE measurements (taken_at timestamptz NOT NULL, value float8) PARTITION BY RANGE (taken_at);
 	CREATE MATERIALIZED VIEW daily_totals AS SELECT 1 AS day, 2 AS total;
 	CREATE ROLE engineer; CREATE ROLE grafana;});
+$node->safe_psql('platform', 'CREATE EXTENSION pg_cron') if $has_cron;
 my $examples = 0;
 my $rest = $readme =~ s/<!-- session -->.*<!-- \/session -->//sr;
 while ($rest =~ /^```sql\n(.*?)^```$/msg)
@@ -51,6 +52,33 @@ while ($rest =~ /^```sql\n(.*?)^```$/msg)
 	$examples++;
 }
 ok($examples > 5, "$examples examples were run");
+
+# The errors that it explains.
+$node->safe_psql('postgres', 'CREATE DATABASE faq');
+$node->safe_psql(
+	'faq', q{
+	CREATE EXTENSION concertmaster;
+	SELECT FROM concertmaster.install();
+	CREATE MATERIALIZED VIEW nou AS SELECT 1 AS a;});
+for my $sql (
+	'SELECT install()',
+	'BEGIN; CALL concertmaster.build_indexes(); COMMIT',
+	q{INSERT INTO form_responses (submitted_at) VALUES ('2024-05-05')},
+	q{SELECT concertmaster.manage_matview('nou', '1 hour')},
+	'DROP EXTENSION concertmaster')
+{
+	my ($status, $stdout, $stderr) = $node->psql('faq', $sql, on_error_die => 0);
+	my ($error) = $stderr =~ /ERROR:  (.*)/;
+	like($readme, qr/^\*\*`\Q$error\E`\*\*$/m, "README.md explains: $error");
+}
+for my $cure (
+	q{SELECT concertmaster.create_monthly_partition('form_responses', '2024-05-01')},
+	q{SELECT FROM concertmaster.alter_partition_set('form_responses', start_at => '2024-01-01')},
+	q{INSERT INTO form_responses (submitted_at) VALUES ('2024-05-05'), ('2024-01-01'), ('2024-12-31')},
+	q{SELECT concertmaster.manage_matview('nou', '1 hour', allow_blocking => true)})
+{
+	psql_ok($node, 'faq', $cure, "cures: $cure");
+}
 
 # Links to files and to headings.
 for my $page ('README.md', 'CONTRIBUTING.md', 'doc/from-the-strategy.md', 'doc/reference.md')
