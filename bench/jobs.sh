@@ -21,7 +21,7 @@ export PGDATABASE=postgres
 ask() { psql -XAtq -v ON_ERROR_STOP=1 "$@"; }
 
 make_jobs() { # name, number, query, period
-    ask <<END
+    ask <<SQL
 DO \$\$
 BEGIN
     FOR i IN 1 .. $2 LOOP
@@ -30,11 +30,11 @@ BEGIN
         PERFORM concertmaster.manage_matview(('$1' || i)::regclass, interval '$4');
     END LOOP;
 END \$\$;
-END
+SQL
 }
 
 jitter() {
-    ask <<'END'
+    ask <<'SQL'
 WITH run AS (
     SELECT job_id, extract(epoch FROM r.start_time - s.scheduled)::float8 AS off,
            extract(epoch FROM r.start_time - lag(r.start_time) OVER (PARTITION BY job_id ORDER BY run_id))::float8 AS gap

@@ -76,20 +76,6 @@ typedef struct Launcher
 	TimestampTz complained_at;	/* when the log last said so */
 } Launcher;
 
-/* Describe the launcher to the postmaster. */
-void
-cm_launcher_fill(BackgroundWorker *worker)
-{
-	memset(worker, 0, sizeof(*worker));
-	strlcpy(worker->bgw_name, "concertmaster launcher", BGW_MAXLEN);
-	strlcpy(worker->bgw_type, "concertmaster launcher", BGW_MAXLEN);
-	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker->bgw_restart_time = 1;
-	strlcpy(worker->bgw_library_name, "concertmaster", BGW_MAXLEN);
-	strlcpy(worker->bgw_function_name, "cm_launcher_main", BGW_MAXLEN);
-}
-
 /* Every database that can be connected to, in the given memory context. */
 static List *
 list_databases(MemoryContext context)

@@ -92,7 +92,6 @@ typedef struct CmDatabase
 	int			misses;			/* workers in a row that ended without publishing */
 } CmDatabase;
 
-extern void cm_shared_request(void);
 extern void cm_shared_attach(void);
 
 extern bool cm_slot_reserve(Oid datid, int64 job_id, bool background, bool waited,
