@@ -99,9 +99,11 @@ cm_deadline_disarm(void)
 }
 
 /*
- * Settings that a worker's whole session runs with: names resolve in
- * pg_catalog alone, an autovacuum in the way is cancelled before our deadline
- * passes, and no commit waits for a standby while it holds locks (the next
+ * Settings that a worker's whole session runs with, whatever the database or
+ * the role has been given: names resolve in pg_catalog alone, every statement
+ * sees what was committed before it and can write, nothing but our own
+ * deadlines ends it, an autovacuum in the way is cancelled before these pass,
+ * and no commit waits for a standby while it holds locks (the next
  * synchronous commit of anybody covers ours).
  */
 void
@@ -111,10 +113,14 @@ cm_session_pin(void)
 
 	snprintf(timeout, sizeof(timeout), "%dms", Max(1, Min(20, cm_ddl_deadline / 3)));
 	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("deadlock_timeout", timeout, PGC_SUSET, PGC_S_SESSION);
 	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("statement_timeout", "0", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("lock_timeout", "0", PGC_USERSET, PGC_S_SESSION);
+	if (GetConfigOption("transaction_timeout", true, false) != NULL)
+		SetConfigOption("transaction_timeout", "0", PGC_USERSET, PGC_S_SESSION);
 }
 
 /* The role of the session, before and after anything done for others. */
