@@ -45,8 +45,9 @@ SELECT o.*, CASE WHEN o.name LIKE '\_%' OR o.internal THEN 7
 FROM (
     SELECT p.oid, 'pg_proc'::regclass AS catalog, p.proname::text AS name,
            CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate' ELSE 'function' END AS kind,
-           regexp_replace(pg_get_function_arguments(p.oid), '(^|, )IN ', '\1', 'g') AS arguments,
-           pg_get_function_result(p.oid) AS result,
+           replace(regexp_replace(pg_get_function_arguments(p.oid), '(^|, )IN ', '\1', 'g'),
+                   'timestamp with time zone', 'timestamptz') AS arguments,
+           replace(pg_get_function_result(p.oid), 'timestamp with time zone', 'timestamptz') AS result,
            'internal'::regtype = ANY (p.proargtypes) AS internal
     FROM pg_proc p WHERE p.pronamespace = 'concertmaster'::regnamespace
     UNION ALL
@@ -77,13 +78,20 @@ $$ SELECT CASE WHEN $1.kind = 'procedure' THEN 'CALL ' ELSE '' END || $1.name
                    THEN ' → SETOF ' || pg_temp.wrapped(substr($1.result, 7, length($1.result) - 7))
                ELSE ' → ' || $1.result END $$;
 
--- A comment, the errors in a paragraph of their own.
+-- A comment: arguments as a list, then what it does, then the errors, SQLSTATEs marked.
 CREATE FUNCTION pg_temp.described(comment text) RETURNS text LANGUAGE sql AS
-$$ SELECT pg_temp.prose(before)
-       || CASE WHEN errors = '' THEN ''
-               ELSE E'\n\n' || regexp_replace(pg_temp.prose(errors), '\m([0-9][0-9A-Z]{4})\M', '`\1`', 'g') END
-   FROM (SELECT substr(comment, 1, at - 1) AS before, ltrim(substr(comment, at)) AS errors
-         FROM (SELECT coalesce(nullif(regexp_instr(comment, '\s+Errors?:? '), 0), length(comment) + 1) AS at) x) y $$;
+$$ SELECT regexp_replace(
+       CASE WHEN body ~ '^\w+: '
+            THEN '- `' || regexp_replace(regexp_replace(pg_temp.prose(substr(body, 1, ends - 1)),
+                                                        '; (\w+): ', E'\n- `\\1`: ', 'g'), '^(\w+): ', '\1`: ')
+                 || E'\n\n' || pg_temp.prose(ltrim(substr(body, ends + 1)))
+            ELSE upper(substr(body, 1, 1)) || substr(pg_temp.prose(body), 2) END
+       || CASE WHEN errors = '' THEN '' ELSE E'\n\n' || pg_temp.prose(errors) END,
+       '\m(0A000|[2-5][0-9BDFP][0-9A-Z]{3})\M', '`\1`', 'g')
+   FROM (SELECT body, errors,
+                coalesce(nullif(regexp_instr(body, '\.\s'), 0), length(body) + 1) AS ends
+         FROM (SELECT rtrim(substr(comment, 1, at - 1)) AS body, ltrim(substr(comment, at)) AS errors
+               FROM (SELECT coalesce(nullif(regexp_instr(comment, '\s+Errors?:? '), 0), length(comment) + 1) AS at) x) y) z $$;
 
 -- Who may call or read it, beside its owner.
 CREATE FUNCTION pg_temp.audience(object) RETURNS text LANGUAGE sql AS
@@ -107,7 +115,7 @@ $$ SELECT E'\n' || string_agg('`' || pg_get_constraintdef(oid) || '`', '; ' ORDE
 CREATE FUNCTION pg_temp.columns(object) RETURNS SETOF text LANGUAGE sql AS
 $$ SELECT '| Column | Type | What it says |' UNION ALL SELECT '|---|---|---|'
    UNION ALL
-   (SELECT '| `' || a.attname || '` | ' || format_type(a.atttypid, a.atttypmod) || ' | '
+   (SELECT '| `' || a.attname || '` | ' || replace(format_type(a.atttypid, a.atttypmod), 'timestamp with time zone', 'timestamptz') || ' | '
            || pg_temp.cell(pg_temp.prose(col_description(a.attrelid, a.attnum)))
            || CASE WHEN $1.kind = 'table' AND pg_get_expr(d.adbin, d.adrelid) IS NOT NULL
                    THEN ' (default `' || pg_temp.cell(pg_get_expr(d.adbin, d.adrelid)) || '`)' ELSE '' END || ' |'
@@ -140,10 +148,13 @@ SELECT line FROM (
     -- objects: functions, then views, then tables
     SELECT o.chapter, CASE o.kind WHEN 'view' THEN 2 WHEN 'table' THEN 3 ELSE 1 END, o.name, o.oid, v.n, v.t
     FROM object o, LATERAL (
-        SELECT 1 AS n, '' AS t UNION ALL SELECT 2, '### ' || o.name UNION ALL SELECT 3, ''
+        SELECT 1 AS n, '' AS t
+        UNION ALL SELECT 2, E'### ' || o.name || E'\n'
+                  WHERE o.oid = (SELECT min(x.oid) FROM object x WHERE x.name = o.name AND x.catalog = o.catalog)
         UNION ALL SELECT 4, E'```sql\n' || pg_temp.signature(o) || E'\n```\n' WHERE o.catalog = 'pg_proc'::regclass
         UNION ALL SELECT 5, CASE WHEN o.catalog = 'pg_class'::regclass THEN initcap(o.kind) || ': ' ELSE '' END
-                            || coalesce(pg_temp.described(obj_description(o.oid, o.catalog::text)), '(no comment)')
+                            || coalesce(CASE WHEN o.catalog = 'pg_class'::regclass THEN pg_temp.prose(obj_description(o.oid, 'pg_class'))
+                                             ELSE pg_temp.described(obj_description(o.oid, 'pg_proc')) END, '(no comment)')
         UNION ALL SELECT 6, E'\nMay be called by: ' || pg_temp.audience(o) || '.'
                             WHERE o.catalog = 'pg_proc'::regclass AND pg_temp.audience(o) <> 'everyone'
         UNION ALL SELECT 6, E'\nOpen to: ' || pg_temp.audience(o) || '.'

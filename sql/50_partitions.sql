@@ -26,7 +26,7 @@ RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cm_create_partition_set';
 COMMENT ON FUNCTION concertmaster.create_partition_set(regclass, interval, integer, timestamptz, text) IS
-'parent: a table partitioned by range of one date, timestamp or timestamptz column; period: width of a partition, months or a whole number of seconds; ahead: partitions kept ready after the present one; start_at: value that the oldest partition to make holds, NULL the present time; timezone: zone of the bounds.  Makes what is missing, keeps partitions of any name and width that exist, and leaves a job that does the same every hour.  Called again, it changes the settings.  Returns each partition with its bounds and kept, created or deferred (a lock was not to be had: the job goes on).  Errors: 42501 not the owner, 42809 not partitioned, 0A000 another kind of partitioning, 42804 another type of key, 22023 period, ahead or timezone, 22008 start_at, 22004 a null argument, 42P07 a name is taken, 54000 too many partitions, 25006 on a standby.  For the table''s owner';
+'parent: a table partitioned by range of one date, timestamp or timestamptz column; period: width of a partition, months or a whole number of seconds; ahead: partitions kept ready after the present one; start_at: value that the oldest partition to make holds, NULL the present time; timezone: zone of the bounds.  Makes what is missing, keeps partitions of any name and width that exist, and leaves a job that does the same every hour.  Called again, it changes the settings.  Returns each partition with its bounds and kept, created or deferred (left to the job: a lock was not to be had, or there are more than 200 to make; the present and the future come first).  Errors: 42501 not the owner, 42809 not partitioned, 0A000 another kind of partitioning, 42804 another type of key, 22023 period, ahead or timezone, 22008 start_at, 22004 a null argument, 42P07 a name is taken, 54000 too many partitions, 25006 on a standby.  For the table''s owner';
 
 CREATE FUNCTION concertmaster.alter_partition_set(
     parent regclass,
@@ -147,7 +147,10 @@ SELECT s.schema_name,
   FROM concertmaster.partition_set s
   LEFT JOIN concertmaster.partition_set_state t USING (schema_name, table_name)
   LEFT JOIN concertmaster.relation_map m ON m.schema_name = s.schema_name AND m.relation_name = s.table_name
-  LEFT JOIN pg_class c ON c.oid = m.relid
+  LEFT JOIN pg_class c ON c.oid = coalesce(
+       (SELECT k.oid FROM pg_class k WHERE k.oid = m.relid),
+       (SELECT k.oid FROM pg_class k JOIN pg_namespace n ON n.oid = k.relnamespace
+         WHERE n.nspname = s.schema_name AND k.relname = s.table_name))
   LEFT JOIN concertmaster.job j ON j.kind = 'roll' AND j.schema_name = s.schema_name AND j.relation_name = s.table_name
   LEFT JOIN pg_roles r ON r.rolname = j.owner
   LEFT JOIN LATERAL concertmaster._partition_summary(c.oid, s.timezone) p ON true
@@ -186,8 +189,11 @@ SELECT s.schema_name,
        z.size,
        CASE WHEN l.reltuples >= 0 THEN l.reltuples::bigint END AS row_estimate
   FROM concertmaster.partition_set s
-  JOIN concertmaster.relation_map m ON m.schema_name = s.schema_name AND m.relation_name = s.table_name
-  JOIN pg_class c ON c.oid = m.relid
+  LEFT JOIN concertmaster.relation_map m ON m.schema_name = s.schema_name AND m.relation_name = s.table_name
+  JOIN pg_class c ON c.oid = coalesce(
+       (SELECT k.oid FROM pg_class k WHERE k.oid = m.relid),
+       (SELECT k.oid FROM pg_class k JOIN pg_namespace n ON n.oid = k.relnamespace
+         WHERE n.nspname = s.schema_name AND k.relname = s.table_name))
  CROSS JOIN LATERAL concertmaster._partitions(c.oid, s.timezone) p
   JOIN pg_class l ON l.oid = p.leaf
   JOIN pg_namespace n ON n.oid = l.relnamespace

@@ -72,7 +72,10 @@ SELECT v.schema_name,
   FROM concertmaster.matview v
   LEFT JOIN concertmaster.matview_state s USING (schema_name, view_name)
   LEFT JOIN concertmaster.relation_map m ON m.schema_name = v.schema_name AND m.relation_name = v.view_name
-  LEFT JOIN pg_class c ON c.oid = m.relid
+  LEFT JOIN pg_class c ON c.oid = coalesce(
+       (SELECT k.oid FROM pg_class k WHERE k.oid = m.relid),
+       (SELECT k.oid FROM pg_class k JOIN pg_namespace n ON n.oid = k.relnamespace
+         WHERE n.nspname = v.schema_name AND k.relname = v.view_name))
   LEFT JOIN concertmaster.job j ON j.kind = 'refresh' AND j.schema_name = v.schema_name AND j.relation_name = v.view_name
   LEFT JOIN concertmaster.job_state t ON t.job_id = j.job_id
   LEFT JOIN pg_roles r ON r.rolname = j.owner

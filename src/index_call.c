@@ -362,25 +362,32 @@ warn_conflicts(int phase, MemoryContext context)
 
 /*
  * Build one phase in a worker and wait for it.  A phase with a hot window is
- * built again daily, for the partitions that were made since.
+ * built again daily, for the partitions that were made since; what was put
+ * off, as soon as the launcher gets to it.
  */
 static void
 call_phase(FunctionCallInfo fcinfo, int phase, bool hot, MemoryContext context)
 {
 	Interval	daily = {.day = 1};
+	Interval   *every = hot ? &daily : NULL;
 	char	   *name = MemoryContextStrdup(context, choose_job_name(phase));
-	int64		job_id = cm_job_upsert_named(name, CM_JOB_BUILD, NULL, phase,
-											 hot ? &daily : NULL, false);
+	int64		job_id = cm_job_upsert_named(name, CM_JOB_BUILD, NULL, phase, every, false);
 	char	   *message = NULL;
-	bool		done = cm_job_call(fcinfo, job_id, &message);
 
-	if (done && message != NULL)
-		ereport(NOTICE, (errmsg("%s", message)));
-	else if (!done)
+	if (cm_job_call(fcinfo, job_id, &message))
+	{
+		if (message != NULL)
+			ereport(NOTICE, (errmsg("%s", message)));
+	}
+	else
+	{
+		(void) cm_job_upsert_named(name, CM_JOB_BUILD, NULL, phase, every, true);
 		ereport(WARNING,
-				(errmsg("job \"%s\" was put off", name),
-				 message ? errdetail("%s", message) : 0,
-				 errhint("What was put off is tried again by the job; view concertmaster.indexes shows the state.")));
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("some indexes of phase %d were put off", phase),
+				 message ? errdetail("%s.", message) : 0,
+				 errhint("Job \"%s\" tries again in the background; view concertmaster.indexes shows the state.", name)));
+	}
 	warn_conflicts(phase, context);
 }
 

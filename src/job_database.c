@@ -14,6 +14,7 @@
  * Only a user who has the right to the command makes our workers stop; the
  * command itself checks it again.
  *
+ * DROP EXTENSION concertmaster sees the workers of its database off likewise.
  * The same hook wakes the launcher when the extension is created or updated.
  *
  * Locks: none held over the command.  Cleanup: the hold is given up at the
@@ -34,10 +35,12 @@
 #include "catalog/pg_database.h"
 #include "commands/defrem.h"
 #include "commands/dbcommands.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "storage/latch.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/syscache.h"
 #include "utils/wait_event.h"
 
@@ -167,6 +170,26 @@ concerns_extension(Node *statement)
 	return false;
 }
 
+/*
+ * DROP EXTENSION waits for whoever uses our tables, which a worker can do for
+ * as long as a refresh takes.
+ */
+static bool
+drops_extension(Node *statement)
+{
+	ListCell   *cell;
+
+	if (!IsA(statement, DropStmt) || castNode(DropStmt, statement)->removeType != OBJECT_EXTENSION)
+		return false;
+	foreach(cell, castNode(DropStmt, statement)->objects)
+	{
+		if (strcmp(strVal(lfirst(cell)), "concertmaster") == 0)
+			return OidIsValid(get_extension_oid("concertmaster", true)) &&
+				has_privs_of_role(GetUserId(), cm_extension_owner());
+	}
+	return false;
+}
+
 /* The hook around every utility command. */
 static void
 process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
@@ -183,6 +206,8 @@ process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 		datid = get_database_oid(database, true);
 	if (OidIsValid(datid) && datid != MyDatabaseId && user_may(statement, datid))
 		clear_database(datid);
+	else if (!RecoveryInProgress() && drops_extension(statement))
+		clear_database(MyDatabaseId);
 
 	if (previous_hook)
 		previous_hook(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);

@@ -108,8 +108,15 @@ refresh_step(void *arg)
 	choice = cm_matview_choose(step->relid, allow_blocking);
 	if (choice.mode == CM_MATVIEW_NONE)
 		cm_matview_report_blocking(step->relid, &choice);
-	if (choice.mode != CM_MATVIEW_CONCURRENTLY)
-		LockRelationOid(step->relid, AccessExclusiveLock);
+	if (choice.mode == CM_MATVIEW_CONCURRENTLY)
+		(void) cm_deadline_disarm();
+
+	/*
+	 * Before REFRESH takes its snapshot: if it waited for another refresh with
+	 * the snapshot in hand, it would bring older data back.
+	 */
+	LockRelationOid(step->relid, choice.mode == CM_MATVIEW_CONCURRENTLY ?
+					ExclusiveLock : AccessExclusiveLock);
 	(void) cm_deadline_disarm();
 
 	INSTR_TIME_SET_CURRENT(start);
@@ -189,6 +196,5 @@ cm_matview_run(const CmJob *job, CmJobOutcome *outcome)
 		outcome->message = pstrdup("waits for a lock on the view");
 		return;
 	}
-	outcome->message = psprintf("refreshed (%s) in %.0f ms",
-								cm_matview_mode_names[step.result.mode], step.result.duration);
+	outcome->message = psprintf("refreshed (%s)", cm_matview_mode_names[step.result.mode]);
 }

@@ -21,6 +21,12 @@
 /* No set may plan more partitions than this: a slip of the period, not a wish. */
 #define CM_PARTITION_LIMIT	10000
 
+/*
+ * A function makes no more partitions than this in its caller's transaction,
+ * where their locks add up; the set's job makes the rest.
+ */
+#define CM_PARTITION_AT_ONCE	200
+
 /* Leaves being made carry this comment until they are attached. */
 #define CM_PARTITION_MARK	"concertmaster: becoming a partition of "
 
@@ -84,6 +90,7 @@ extern CmPeriod cm_partition_period(const Interval *period, Oid key_type);
 extern pg_tz *cm_partition_zone(const char *name);
 extern List *cm_partition_plan(const CmPartitionSettings *settings,
 							   const List *existing, TimestampTz now);
+extern List *cm_partition_urgent_first(const List *plan, int64 point);
 extern CmPartitionPlanned *cm_partition_month(const CmPartitionSettings *settings,
 											  int year, int month);
 extern char *cm_partition_name(const char *table, const char *suffix);

@@ -90,8 +90,8 @@ make_committing(CmLeaf *leaf)
 
 /*
  * A pid that holds what attaching to the parent waits for: the parent, its
- * default partition, a table that its foreign keys reference.  0 if none does
- * any more.
+ * default partition, a table at the other end of a foreign key.  0 if none
+ * does any more.
  */
 int
 cm_partition_blocker(Oid parent)
@@ -114,8 +114,8 @@ cm_partition_blocker(Oid parent)
 
 	values[0] = ObjectIdGetDatum(parent);
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT DISTINCT confrelid FROM pg_constraint"
-						  " WHERE conrelid = $1 AND contype = 'f'",
+	SPI_execute_with_args("SELECT DISTINCT CASE conrelid WHEN $1 THEN confrelid ELSE conrelid END"
+						  "  FROM pg_constraint WHERE contype = 'f' AND $1 IN (conrelid, confrelid)",
 						  1, types, values, NULL, true, 0);
 	for (uint64 i = 0; i < SPI_processed && pid == 0; i++)
 	{
@@ -198,7 +198,9 @@ plan_pass(const CmJob *job, Oid *parent, TimestampTz *until)
 	CmPartitionSettings settings;
 	List	   *existing;
 	List	   *leaves = NIL;
+	List	   *plan;
 	TimestampTz now;
+	int64		point;
 	ListCell   *cell;
 
 	cm_transaction_begin(GetSessionUserId());
@@ -209,11 +211,12 @@ plan_pass(const CmJob *job, Oid *parent, TimestampTz *until)
 				 errmsg("table \"%s\" is not a partition set", get_rel_name(*parent)),
 				 errhint("Call concertmaster.create_partition_set() for it.")));
 	now = GetCurrentTransactionStartTimestamp();
+	point = cm_partition_point(now, settings.key_type, settings.zone);
 	existing = cm_partition_existing(*parent);
-	foreach(cell, cm_partition_plan(&settings, existing, now))
+	plan = cm_partition_plan(&settings, existing, now);
+	foreach(cell, cm_partition_urgent_first(plan, point))
 		leaves = lappend(leaves, cm_partition_leaf(*parent, settings.key_type, lfirst(cell)));
-	*until = cm_partition_instant(cm_partition_covered_until(existing,
-															 cm_partition_point(now, settings.key_type, settings.zone)),
+	*until = cm_partition_instant(cm_partition_covered_until(existing, point),
 								  settings.key_type, settings.zone);
 	cm_transaction_commit();
 	return leaves;
@@ -293,8 +296,11 @@ run_pass(const CmJob *job, CmJobOutcome *outcome)
 				cm_transaction_begin(GetSessionUserId());
 				outcome->deferred = true;
 				outcome->blocked_by = cm_partition_blocker(parent);
-				outcome->message = psprintf("made %d partition%s; %s and later ones wait for a lock",
-											made, made == 1 ? "" : "s", leaf->name);
+				outcome->message = psprintf("made %d partition%s; %s and later ones %s",
+											made, made == 1 ? "" : "s", leaf->name,
+											outcome->blocked_by != 0 ? "wait for a lock" :
+											psprintf("took longer than concertmaster.ddl_deadline (%d ms)",
+													 cm_ddl_deadline));
 				cm_transaction_commit();
 				return;
 			}

@@ -279,32 +279,38 @@ put_existing(ReturnSetInfo *result, const CmPartitionSettings *settings, List *e
 }
 
 /*
- * Make everything that the plan wants, in the caller's transaction, and say
- * so row by row.  Returns false if something was left to the job because a
- * lock was not to be had.
+ * Make what the plan wants, in the caller's transaction, and say so row by
+ * row.  Returns false if something was left to the job: a lock was not to be
+ * had, or it was too much for one transaction.
  */
 static bool
 make_planned(Oid parent, const CmPartitionSettings *settings, ReturnSetInfo *result)
 {
+	TimestampTz now = GetCurrentTransactionStartTimestamp();
+	int64		point = cm_partition_point(now, settings->key_type, settings->zone);
 	List	   *existing = cm_partition_existing(parent);
 	List	   *plan;
 	bool		deferred = false;
+	int			made = 0;
 	ListCell   *cell;
 
 	put_existing(result, settings, existing);
 restart:
-	plan = cm_partition_plan(settings, existing, GetCurrentTransactionStartTimestamp());
-	foreach(cell, plan)
+	plan = cm_partition_plan(settings, existing, now);
+	foreach(cell, cm_partition_urgent_first(plan, point))
 	{
 		CmLeaf	   *leaf = cm_partition_leaf(parent, settings->key_type, lfirst(cell));
-		CmLeafResult made = deferred ? CM_LEAF_DEFERRED : cm_partition_make_here(leaf);
+		CmLeafResult came_to = CM_LEAF_DEFERRED;
 
-		if (made == CM_LEAF_STALE)
+		if (!deferred && made < CM_PARTITION_AT_ONCE)
+			came_to = cm_partition_make_here(leaf);
+		if (came_to == CM_LEAF_STALE)
 		{
 			existing = cm_partition_existing(parent);
 			goto restart;
 		}
-		deferred = made == CM_LEAF_DEFERRED;
+		made++;
+		deferred = came_to == CM_LEAF_DEFERRED;
 		put_row(result, settings, leaf->name, NULL, lfirst(cell),
 				deferred ? "deferred" : "created");
 	}
@@ -327,9 +333,9 @@ apply_set(Oid parent, ReturnSetInfo *result)
 	schedule_roll(parent, &settings, !complete);
 	if (!complete)
 		ereport(NOTICE,
-				(errmsg("some partitions of table \"%s\" could not be made yet",
+				(errmsg("some partitions of table \"%s\" are not made yet",
 						get_rel_name(parent)),
-				 errdetail("A lock that is needed was not available."),
+				 errdetail("A lock that is needed was not available, or they are too many for one transaction."),
 				 errhint("The set's job goes on with them; see the view concertmaster.partition_sets.")));
 }
 

@@ -24,7 +24,10 @@
  * Locks of the attach step: SHARE UPDATE EXCLUSIVE on the parent, ACCESS
  * EXCLUSIVE on the new table (nobody else uses it), ACCESS EXCLUSIVE on the
  * default partition if there is one (core scans it), SHARE ROW EXCLUSIVE on
- * tables that the parent's foreign keys reference.
+ * tables that foreign keys of the parent reference or that reference it.  The
+ * deadline covers what readers and writers could queue behind: the wait for
+ * the parent, and all of the attaching if it locks a default partition or a
+ * table at the other end of a foreign key.
  *
  * What it does not do: transactions, deadlines, retries (partition_apply.c).
  *
@@ -40,6 +43,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
@@ -54,6 +58,18 @@ enter(CmScope *scope, const CmLeaf *leaf)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	scope->spi = true;
+}
+
+/*
+ * A new leaf goes where its sibling is; without one, where the owner's tables
+ * go, as in core.  Undone by cm_scope_leave().
+ */
+static void
+pin_tablespace(const CmLeaf *leaf, Oid model)
+{
+	if (model != leaf->parent)
+		(void) set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 }
 
 /* Run one utility statement. */
@@ -224,7 +240,6 @@ create_table(const CmLeaf *leaf, Oid model)
 	if (text != NULL)
 		appendStringInfo(&sql, " WITH (%s)", text);
 
-	/* A set without a tablespace of its own gets the owner's default, as in core. */
 	text = select_text("SELECT quote_ident(s.spcname) FROM pg_class c"
 					   "  JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid = $1", model);
 	if (text != NULL)
@@ -295,6 +310,10 @@ static bool
 lock_parent(CmLeaf *leaf)
 {
 	LockRelationOid(leaf->parent, ShareUpdateExclusiveLock);
+	if (get_rel_name(leaf->parent) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table with OID %u was dropped meanwhile", leaf->parent)));
 	leaf->stale = cm_partition_overlapping(cm_partition_existing(leaf->parent),
 										   leaf->from, leaf->to) != NULL;
 	return !leaf->stale;
@@ -321,7 +340,14 @@ cm_partition_leaf_create(void *arg)
 		return;
 	}
 	clear_name(leaf);
+
+	/*
+	 * All locks that anybody can hold are ours, and no reader or writer waits
+	 * for them: many indexes may take their time.
+	 */
+	(void) cm_deadline_disarm();
 	model = find_model(leaf);
+	pin_tablespace(leaf, model);
 	create_table(leaf, model);
 	relid = find_table(leaf);
 	execute(psprintf("COMMENT ON TABLE %s IS %s", quoted_name(leaf),
@@ -357,6 +383,22 @@ copy_replica_identity(Oid relid, Oid model)
 				 2, args);
 }
 
+/* Does attaching lock anything that readers or writers use? */
+static bool
+attach_locks_others(const CmLeaf *leaf)
+{
+	ListCell   *cell;
+
+	foreach(cell, cm_partition_existing(leaf->parent))
+	{
+		if (((CmPartition *) lfirst(cell))->is_default)
+			return true;
+	}
+	return select_text("SELECT 'a key' FROM pg_constraint"
+					   " WHERE contype = 'f' AND $1 IN (conrelid, confrelid)",
+					   leaf->parent) != NULL;
+}
+
 /* FOR VALUES FROM (...) TO (...) */
 static void
 append_bounds(StringInfo sql, const CmLeaf *leaf)
@@ -380,9 +422,13 @@ cm_partition_leaf_attach(void *arg)
 	StringInfoData sql;
 	Oid			model;
 
+	/* In one transaction with the first step, that has ended the deadline. */
+	cm_deadline_arm(cm_ddl_deadline);
 	enter(&scope, leaf);
 	if (lock_parent(leaf))
 	{
+		if (!attach_locks_others(leaf))
+			(void) cm_deadline_disarm();
 		model = find_model(leaf);
 		initStringInfo(&sql);
 		appendStringInfo(&sql, "ALTER TABLE %s ATTACH PARTITION %s",

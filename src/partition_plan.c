@@ -306,6 +306,29 @@ cm_partition_plan(const CmPartitionSettings *settings, const List *existing,
 	return plan;
 }
 
+/*
+ * A plan in the order in which to carry it out: what holds the given point or
+ * later ones first, oldest first; then the past, newest first.
+ */
+List *
+cm_partition_urgent_first(const List *plan, int64 point)
+{
+	List	   *result = NIL;
+	ListCell   *cell;
+
+	foreach(cell, plan)
+	{
+		if (((CmPartitionPlanned *) lfirst(cell))->to > point)
+			result = lappend(result, lfirst(cell));
+	}
+	for (int i = list_length(plan) - 1; i >= 0; i--)
+	{
+		if (((CmPartitionPlanned *) list_nth(plan, i))->to <= point)
+			result = lappend(result, list_nth(plan, i));
+	}
+	return result;
+}
+
 /* The partition that holds one calendar month, whatever exists. */
 CmPartitionPlanned *
 cm_partition_month(const CmPartitionSettings *settings, int year, int month)

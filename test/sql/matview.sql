@@ -70,7 +70,9 @@ SELECT * FROM concertmaster._matview_mode(0, true);
 RESET client_min_messages;
 -- without one, the job fails until there is one again, and says so
 DROP INDEX i;
+SET client_min_messages = warning;
 CALL concertmaster.run_job('refresh matview.stats');
+RESET client_min_messages;
 SELECT mode, reason, failures, sqlstate, last_error FROM managed;
 CREATE UNIQUE INDEX i ON stats (form, "The Day");
 SET client_min_messages = warning;
@@ -148,8 +150,10 @@ SELECT concertmaster.manage_matview('ratios', '1 day');
 INSERT INTO divisors VALUES (4), (0);
 SELECT * FROM concertmaster.refresh('ratios');
 \echo :SQLSTATE
+SET client_min_messages = warning;
 CALL concertmaster.run_job('refresh matview.ratios');
 \echo :SQLSTATE
+RESET client_min_messages;
 SELECT mode, failures, sqlstate, last_error FROM managed WHERE view_name = 'ratios';
 DELETE FROM divisors WHERE d = 0;
 SET client_min_messages = warning;
@@ -197,7 +201,9 @@ SELECT count(*) FROM concertmaster.matview WHERE view_name = 'different';
 SELECT concertmaster.unmanage_matview('totals'::regclass);
 SELECT count(*) FROM totals;
 DROP MATERIALIZED VIEW ratios;
+SET client_min_messages = warning;
 CALL concertmaster.run_job('refresh matview.ratios');
+RESET client_min_messages;
 SELECT concertmaster.unmanage_matview('matview.ratios');
 SELECT view_name FROM managed;
 SELECT name FROM concertmaster.job WHERE schema_name = 'matview' ORDER BY 1;

@@ -135,6 +135,25 @@ SELECT to_regclass('pointing_2025_02') IS NULL AS nothing_left;
 SELECT concertmaster.create_monthly_partition('pointing', '2025-03-01');
 SELECT * FROM leaves('pointing');
 
+-- and a table that references the set
+ALTER TABLE by_timestamp ADD PRIMARY KEY (at);
+CREATE TABLE referencing (at timestamp REFERENCES by_timestamp);
+SELECT concertmaster.create_monthly_partition('by_timestamp', '2024-03-01');
+INSERT INTO by_timestamp VALUES ('2024-03-03');
+INSERT INTO referencing VALUES ('2024-03-03');
+\set VERBOSITY sqlstate
+DELETE FROM by_timestamp;
+\set VERBOSITY default
+TRUNCATE referencing, by_timestamp;
+-- many indexes take longer than the shortest deadline, which is not for them
+CREATE TABLE many_indexes (at date NOT NULL, a integer, b text) PARTITION BY RANGE (at);
+SELECT format('CREATE INDEX ON many_indexes (a, b, (a + %s))', i) FROM generate_series(1, 40) i \gexec
+CREATE INDEX unfinished ON ONLY many_indexes (b);
+SET concertmaster.ddl_deadline = '5ms';
+SELECT concertmaster.create_monthly_partition('many_indexes', '2025-01-01');
+RESET concertmaster.ddl_deadline;
+SELECT count(*) FROM pg_index WHERE indrelid = 'many_indexes_2025_01'::regclass AND indisvalid;
+
 -- 7. refusals
 CREATE TABLE plain (at date);
 CREATE TABLE by_list (at date) PARTITION BY LIST (at);

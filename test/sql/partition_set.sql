@@ -74,7 +74,7 @@ CREATE TABLE a_year PARTITION OF adopted FOR VALUES FROM ('2020-02-10') TO ('202
 CREATE TABLE rest PARTITION OF adopted DEFAULT;
 INSERT INTO adopted VALUES ('2020-03-01', 'kept'), ('2019-01-01', 'old');
 SELECT partition, range_from, range_to, action FROM concertmaster.create_partition_set('adopted', '1 month', ahead => 0, start_at => '2020-01-01')
- WHERE range_to < '2021-07-01' OR range_to IS NULL;
+ WHERE range_to < '2021-07-01' OR range_to IS NULL ORDER BY range_from;
 SELECT contiguous('adopted');
 SELECT count(*) FROM adopted;
 SELECT partition, range_from, range_to, is_default FROM concertmaster.partitions WHERE table_name = 'adopted' AND (is_default OR range_from < '2020-02-01') ORDER BY range_from;
@@ -91,6 +91,26 @@ SELECT runway FROM concertmaster.partition_sets WHERE table_name = 'later';
 -- a short period is looked at more often
 SELECT count(*) FROM concertmaster.create_partition_set('later', '10 minutes', ahead => 3);
 SELECT every FROM concertmaster.job WHERE name = 'roll partition_set.later';
+
+-- many partitions: the present and the future first, the job makes the rest
+CREATE TABLE many (at date NOT NULL) PARTITION BY RANGE (at);
+SET client_min_messages = warning;
+BEGIN;
+SELECT action, count(*) - count(*) FILTER (WHERE action = 'deferred') AS here, max(range_to) >= now() + interval '2 days' AS future
+  FROM concertmaster.create_partition_set('many', '1 day', ahead => 2, start_at => now() - interval '250 days') GROUP BY 1 ORDER BY 1;
+SELECT runway > interval '2 days' AS ahead, contiguous('many') FROM concertmaster.partition_sets WHERE table_name = 'many';
+SELECT s.next_run <= now() AS due FROM concertmaster.job_state s JOIN concertmaster.job j USING (job_id) WHERE j.name = 'roll partition_set.many';
+UPDATE concertmaster.job SET paused = true WHERE name = 'roll partition_set.many';
+COMMIT;
+CALL concertmaster.roll_partitions('many');
+RESET client_min_messages;
+SELECT partitions, contiguous('many') FROM concertmaster.partition_sets WHERE table_name = 'many';
+-- after a restore nothing but the names is there
+DELETE FROM concertmaster.relation_map WHERE relation_name = 'many';
+SELECT partitions, owner = CURRENT_USER AS mine FROM concertmaster.partition_sets WHERE table_name = 'many';
+SELECT count(*) FROM concertmaster.partitions WHERE table_name = 'many';
+SELECT concertmaster.forget_partition_set('many');
+DROP TABLE many;
 
 -- 6. odd names
 CREATE SCHEMA "Odd ""Set""";

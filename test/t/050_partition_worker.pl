@@ -65,18 +65,29 @@ poll_sql($node, 'd', 'SELECT deferred_since IS NULL AND blocked_by IS NULL AND f
 	't', 'and is put off no more');
 is($node->safe_psql('d', $marked), '0', 'nothing is left over');
 
+# the same for a function, which leaves the rest to the job
+$writer->query_safe('BEGIN');
+$writer->query_safe('LOCK TABLE s.t IN SHARE UPDATE EXCLUSIVE MODE');
+is($node->safe_psql('d', "SET concertmaster.ddl_attempts = 2; SELECT action, count(*) FROM concertmaster.alter_partition_set('s.t', ahead => 5) GROUP BY 1 ORDER BY 1"),
+	"deferred|2\nkept|4", 'alter_partition_set() does not wait for ever');
+psql_error($node, 'd', "SET concertmaster.ddl_attempts = 2; SELECT concertmaster.create_monthly_partition('s.t', '2020-01-01')",
+	qr/ERROR:  could not make partition "t_2020_01" of table "t" in time\nDETAIL:  Process \d+ holds a lock that is needed\.\nHINT:/,
+	'create_monthly_partition()');
+$writer->query_safe('COMMIT');
+poll_sql($node, 'd', $leaves, '6', 'the job makes the rest');
+
 # 3. kill -9 between CREATE TABLE and ATTACH
 $node->safe_psql('d', 'ALTER DATABASE d SET concertmaster.ddl_attempts = 10000');
 $writer->query_safe('BEGIN');
 $writer->query_safe('INSERT INTO s.r VALUES (2)');
-want(4);
+want(6);
 poll_sql($node, 'd', $marked, '1', 'a table waits to be attached');
 my $pid = $node->safe_psql('d', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'concertmaster worker' AND datname = 'd'");
 like($pid, qr/^\d+$/, 'its worker is there');
 kill 'KILL', $pid;
 eval { $writer->quit };
 ok(poll_until(sub { $node->psql('d', 'SELECT 1') == 0 }), 'the server is back');
-poll_sql($node, 'd', $leaves, '5', 'the next run makes the partition');
+poll_sql($node, 'd', $leaves, '7', 'the next run makes the partition');
 is($node->safe_psql('d', $marked), '0', 'and nothing is left over');
 is($node->safe_psql('d', q{SELECT count(*) FROM pg_class WHERE relnamespace = 's'::regnamespace AND relkind = 'r' AND NOT relispartition AND relname <> 'r'}),
 	'0', 'no table either');
@@ -88,17 +99,17 @@ $writer = $node->background_psql('d');
 $writer->query_safe('BEGIN');
 $writer->query_safe('LOCK TABLE s.t IN ACCESS EXCLUSIVE MODE');
 is($node->safe_psql('d', q{SET lock_timeout = '1s'; SELECT partitions, runway > interval '3 months' FROM concertmaster.partition_sets}),
-	'5|t', 'partition_sets while everything is locked');
+	'7|t', 'partition_sets while everything is locked');
 is($node->safe_psql('d', q{SET lock_timeout = '1s'; SELECT count(*), count(size) FROM concertmaster.partitions}),
-	'5|0', 'partitions while everything is locked: no sizes');
+	'7|0', 'partitions while everything is locked: no sizes');
 $writer->query_safe('ROLLBACK');
 $writer->quit;
-is($node->safe_psql('d', 'SELECT count(*), count(size) FROM concertmaster.partitions'), '5|5', 'sizes are back');
+is($node->safe_psql('d', 'SELECT count(*), count(size) FROM concertmaster.partitions'), '7|7', 'sizes are back');
 
 # 5. a standby shows everything and changes nothing
 my $standby = new_standby($node, 'standby');
 $node->wait_for_catchup($standby);
-is($standby->safe_psql('d', 'SELECT partitions FROM concertmaster.partition_sets'), '5', 'partition_sets on a standby');
+is($standby->safe_psql('d', 'SELECT partitions FROM concertmaster.partition_sets'), '7', 'partition_sets on a standby');
 for my $call ("SELECT concertmaster.create_monthly_partition('s.t', '2020-01-01')",
 	"SELECT * FROM concertmaster.create_partition_set('s.t', '1 month')",
 	"SELECT * FROM concertmaster.alter_partition_set('s.t', ahead => 9)",
@@ -114,8 +125,8 @@ is($standby->safe_psql('d', "SELECT count(*) FROM concertmaster.plan_partitions(
 $standby->stop;
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''\n");
 $node->restart;
-$node->safe_psql('d', 'UPDATE concertmaster.partition_set SET ahead = 5');
+$node->safe_psql('d', 'UPDATE concertmaster.partition_set SET ahead = 7');
 psql_ok($node, 'd', "CALL concertmaster.roll_partitions('s.t')", 'roll_partitions() without preload');
-is($node->safe_psql('d', $leaves), '6', 'made its partition');
+is($node->safe_psql('d', $leaves), '8', 'made its partition');
 
 done_testing();
