@@ -109,7 +109,7 @@ EXPLAIN (COSTS OFF)
 SELECT * FROM audit_events WHERE entity_type = 'workflow' AND entity_id = key('w', 7) AND created_at > '2025-01-01' ORDER BY created_at DESC LIMIT 20;
 
 -- No value that an index leaves out or bounds makes a write fail, however long.
-CREATE FUNCTION noise(length integer) RETURNS text LANGUAGE sql
+CREATE FUNCTION noise(length integer) RETURNS text LANGUAGE sql IMMUTABLE
     RETURN (SELECT left(string_agg(md5(g::text), ''), length) FROM generate_series(1, length / 32 + 1) g);
 INSERT INTO node_executions VALUES
     (key('r', 1), key('n', 0), noise(100000), 'failed', NULL, NULL, noise(100000), '2025-01-15');
