@@ -18,7 +18,6 @@
 #include "miscadmin.h"
 
 #include "concertmaster.h"
-#include "job.h"
 
 PG_MODULE_MAGIC;
 
@@ -28,8 +27,6 @@ PGDLLEXPORT void _PG_init(void);
 void
 _PG_init(void)
 {
-	BackgroundWorker launcher;
-
 	cm_settings_define();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
@@ -38,6 +35,5 @@ _PG_init(void)
 	cm_database_hook_install();
 	if (IsBinaryUpgrade)
 		return;
-	cm_launcher_fill(&launcher);
-	RegisterBackgroundWorker(&launcher);
+	cm_launcher_register();
 }

@@ -85,6 +85,7 @@ extern int	cm_history_age;
 extern void cm_settings_define(void);
 
 /* in shared_state.c: the one shared struct, workers' slots, databases' times */
+extern void cm_shared_request(void);
 extern void cm_shared_wake_at_commit(void);
 extern void cm_progress_report(int64 done, int64 total, const char *fmt,...) pg_attribute_printf(3, 4);
 
@@ -135,7 +136,11 @@ extern int64 cm_job_upsert_named(const char *name, CmJobKind kind,
 extern bool cm_job_remove(CmJobKind kind, Oid relid, int phase);
 extern char *cm_job_name(CmJobKind kind, Oid relid, int phase);
 
+/* in job_database.c: make way for work on databases */
+extern void cm_database_hook_install(void);
+
 /* in job_call.c: run a job in a worker and wait, from a CALLed procedure */
+extern void cm_launcher_register(void);
 extern bool cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message);
 
 /* in index_run.c, partition_apply.c, matview_refresh.c, install_apply.c */

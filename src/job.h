@@ -60,19 +60,14 @@ extern void cm_run_finish(int64 job_id, int64 run_id, CmRunStatus status,
 						  const ErrorData *edata, const char *message);
 extern void cm_runs_close_dead(void);
 extern int64 cm_job_claim_due(int64 only_job_id, bool *busy);
-extern TimestampTz cm_jobs_next_due(void);
+extern TimestampTz cm_jobs_next_due(int *count);
 extern bool cm_jobs_armed(const char *driver);
 extern void cm_jobs_prune(CmJobOutcome *outcome);
 
-/* in job_call.c: start a worker */
+/* in job_call.c: start the launcher or a worker */
+extern bool cm_launcher_start(void);
 extern bool cm_worker_start(const CmWorkerOrder *order, bool background, bool waited,
 							CmSlotRef *slot, BackgroundWorkerHandle **handle);
-
-/* in job_launcher.c */
-extern void cm_launcher_fill(BackgroundWorker *worker);
-
-/* in job_database.c: make way for work on databases */
-extern void cm_database_hook_install(void);
 
 PGDLLEXPORT extern void cm_worker_main(Datum main_arg);
 PGDLLEXPORT extern void cm_launcher_main(Datum main_arg);

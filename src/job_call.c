@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * job_call.c
- *	  Start a worker; run a job in one and wait, from a CALLed procedure.
+ *	  Start the launcher or a worker; run a job in one and wait for it, from
+ *	  a CALLed procedure.
  *
  * A procedure that waits for a worker commits first and holds no snapshot
  * while it waits, because the worker can be one that builds an index
@@ -74,8 +75,49 @@ cm_worker_start(const CmWorkerOrder *order, bool background, bool waited,
 
 	if (RegisterDynamicBackgroundWorker(&worker, handle))
 		return true;
-	cm_slot_release(*slot);
+	cm_slot_cancel(*slot);
 	return false;
+}
+
+/* Describe the launcher to the postmaster. */
+static void
+describe_launcher(BackgroundWorker *worker)
+{
+	memset(worker, 0, sizeof(*worker));
+	strlcpy(worker->bgw_name, "concertmaster launcher", BGW_MAXLEN);
+	strlcpy(worker->bgw_type, "concertmaster launcher", BGW_MAXLEN);
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker->bgw_restart_time = 1;
+	strlcpy(worker->bgw_library_name, "concertmaster", BGW_MAXLEN);
+	strlcpy(worker->bgw_function_name, "cm_launcher_main", BGW_MAXLEN);
+}
+
+/* Have the launcher started with the server.  Called from _PG_init. */
+void
+cm_launcher_register(void)
+{
+	BackgroundWorker worker;
+
+	describe_launcher(&worker);
+	RegisterBackgroundWorker(&worker);
+}
+
+/*
+ * Start the launcher now, until the server stops.  Returns false if there is
+ * no background worker free.
+ */
+bool
+cm_launcher_start(void)
+{
+	BackgroundWorker worker;
+	BackgroundWorkerHandle *handle;
+	pid_t		pid;
+
+	describe_launcher(&worker);
+	worker.bgw_notify_pid = MyProcPid;
+	return RegisterDynamicBackgroundWorker(&worker, &handle) &&
+		WaitForBackgroundWorkerStartup(handle, &pid) == BGWH_STARTED;
 }
 
 /* Wait up to timeout_ms for the worker to end, deaf to cancels. */

@@ -206,9 +206,6 @@ cm_resume_all(PG_FUNCTION_ARGS)
 Datum
 cm_start_launcher(PG_FUNCTION_ARGS)
 {
-	BackgroundWorker worker;
-	BackgroundWorkerHandle *handle;
-	pid_t		pid;
 	const char *preload = GetConfigOption("shared_preload_libraries", false, false);
 
 	cm_require_primary("start_launcher()");
@@ -219,10 +216,7 @@ cm_start_launcher(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	}
 
-	cm_launcher_fill(&worker);
-	worker.bgw_notify_pid = MyProcPid;
-	if (!RegisterDynamicBackgroundWorker(&worker, &handle) ||
-		WaitForBackgroundWorkerStartup(handle, &pid) != BGWH_STARTED)
+	if (!cm_launcher_start())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("could not start the concertmaster launcher"),
@@ -231,7 +225,7 @@ cm_start_launcher(PG_FUNCTION_ARGS)
 	if (strstr(preload, "concertmaster") == NULL)
 		ereport(NOTICE,
 				(errmsg("the concertmaster launcher runs until the next restart of the server"),
-				 errhint("To have it started with the server, put this line into postgresql.conf: shared_preload_libraries = '%s%sconcertmaster'",
+				 errhint("Put shared_preload_libraries = '%s%sconcertmaster' into postgresql.conf to have it started with the server.",
 						 preload, preload[0] != '\0' ? ", " : "")));
 	PG_RETURN_BOOL(true);
 }

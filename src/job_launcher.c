@@ -11,8 +11,8 @@
  * after the start and then each concertmaster.probe_interval.
  *
  * Of several databases with something due, the one served longest ago comes
- * first.  Until the worker started there has claimed its job and published
- * what is due next, no second one is started there.
+ * first.  Until the workers started there have claimed their jobs and
+ * published what is due next, no more are started there than jobs are due.
  *
  * It never waits for a worker to start: the postmaster's signal and the
  * workers' publishing set its latch.  With all slots taken it sleeps until
@@ -63,8 +63,6 @@ typedef struct Started
 {
 	BackgroundWorkerHandle *handle; /* NULL: entry not in use */
 	CmSlotRef	slot;
-	Oid			datid;
-	TimestampTz at;
 } Started;
 
 /* Everything the launcher remembers. */
@@ -73,25 +71,10 @@ typedef struct Launcher
 	Started		started[CM_MAX_SLOTS];
 	List	   *probes;			/* databases to look into, oids */
 	TimestampTz next_scan;		/* when to look into all of them */
-	bool		prune;			/* a worker failed to connect: who is gone? */
 	int			no_worker_ms;	/* present pause, 0: none */
 	TimestampTz no_worker_until;
 	TimestampTz complained_at;	/* when the log last said so */
 } Launcher;
-
-/* Describe the launcher to the postmaster. */
-void
-cm_launcher_fill(BackgroundWorker *worker)
-{
-	memset(worker, 0, sizeof(*worker));
-	strlcpy(worker->bgw_name, "concertmaster launcher", BGW_MAXLEN);
-	strlcpy(worker->bgw_type, "concertmaster launcher", BGW_MAXLEN);
-	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker->bgw_restart_time = 1;
-	strlcpy(worker->bgw_library_name, "concertmaster", BGW_MAXLEN);
-	strlcpy(worker->bgw_function_name, "cm_launcher_main", BGW_MAXLEN);
-}
 
 /* Every database that can be connected to, in the given memory context. */
 static List *
@@ -135,7 +118,6 @@ scan_databases(Launcher *launcher, MemoryContext context, bool probe)
 	for (int i = 0; i < count; i++)
 		if (!list_member_oid(databases, known[i].datid))
 			cm_database_forget(known[i].datid);
-	launcher->prune = false;
 	if (!probe)
 	{
 		list_free(databases);
@@ -145,6 +127,20 @@ scan_databases(Launcher *launcher, MemoryContext context, bool probe)
 	launcher->probes = databases;
 	launcher->next_scan = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													  cm_probe_interval * INT64CONST(1000));
+}
+
+/* Is a database due in which the last worker came to nothing?  Maybe it is gone. */
+static bool
+somebody_missed(void)
+{
+	CmDatabase	known[CM_MAX_DATABASES];
+	int			count = cm_databases_copy(known);
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < count; i++)
+		if (known[i].misses > 0 && known[i].lookers == 0 && known[i].next_due <= now)
+			return true;
+	return false;
 }
 
 /* Take note of workers that have ended. */
@@ -160,8 +156,6 @@ reap_workers(Launcher *launcher)
 			GetBackgroundWorkerPid(started->handle, &pid) != BGWH_STOPPED)
 			continue;
 		cm_slot_release(started->slot);
-		if (cm_database_missed(started->datid, started->at))
-			launcher->prune = true;
 		pfree(started->handle);
 		started->handle = NULL;
 		launcher->no_worker_until = 0;
@@ -179,8 +173,6 @@ start_worker(Launcher *launcher, Oid datid)
 		started++;
 	if (started->handle != NULL)
 		return false;
-	started->datid = datid;
-	started->at = cm_database_started(datid);
 	if (cm_worker_start(&order, true, false, &started->slot, &started->handle))
 	{
 		launcher->no_worker_ms = 0;
@@ -188,7 +180,6 @@ start_worker(Launcher *launcher, Oid datid)
 	}
 
 	started->handle = NULL;
-	cm_database_postponed(datid);
 	if (TimestampDifferenceExceeds(launcher->complained_at, GetCurrentTimestamp(), COMPLAINT_PAUSE_MS))
 	{
 		launcher->complained_at = GetCurrentTimestamp();
@@ -216,7 +207,7 @@ choose_database(Launcher *launcher, TimestampTz now, TimestampTz *next)
 	*next = launcher->next_scan;
 	for (int i = 0; i < count; i++)
 	{
-		if (known[i].looking || cm_database_held(known[i].datid))
+		if (known[i].lookers >= Max(known[i].due_count, 1) || cm_database_held(known[i].datid))
 			continue;
 		if (known[i].next_due > now)
 			*next = Min(*next, known[i].next_due);
@@ -303,7 +294,7 @@ cm_launcher_main(Datum main_arg)
 		reap_workers(launcher);
 		if (GetCurrentTimestamp() >= launcher->next_scan)
 			scan_databases(launcher, context, true);
-		else if (launcher->prune)
+		else if (somebody_missed())
 			scan_databases(launcher, context, false);
 		sleep_ms = start_due_workers(launcher);
 

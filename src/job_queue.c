@@ -223,7 +223,7 @@ cm_job_find(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("job \"%s\" does not exist", name),
-				 errhint("SELECT name FROM concertmaster.jobs lists the jobs that you may run.")));
+				 errhint("View concertmaster.jobs lists the jobs that you can run.")));
 	return job_id;
 }
 

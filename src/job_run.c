@@ -367,23 +367,32 @@ cm_job_claim_due(int64 only_job_id, bool *busy)
 	return claimed;
 }
 
-/* When this database's next job is due; DT_NOEND if none is. */
+/*
+ * When this database's next job is due, and how many are due by then, or by
+ * now if that is later.  DT_NOEND if none is.
+ */
 TimestampTz
-cm_jobs_next_due(void)
+cm_jobs_next_due(int *count)
 {
 	CmScope		scope;
+	Oid			types[1] = {TIMESTAMPTZOID};
+	Datum		values[1];
 	TimestampTz due;
 	bool		isnull;
 
+	values[0] = TimestampTzGetDatum(GetCurrentTimestamp());
 	cm_catalog_enter(&scope);
-	SPI_execute("SELECT min(s.next_run)"
-				"  FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
-				" WHERE NOT j.paused AND NOT EXISTS"
-				"       (SELECT FROM concertmaster.job_run r WHERE r.job_id = j.job_id AND r.status = 'running')",
-				false, 1);
+	SPI_execute_with_args("WITH waiting AS (SELECT s.next_run"
+						  "  FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
+						  " WHERE NOT j.paused AND NOT EXISTS"
+						  "       (SELECT FROM concertmaster.job_run r WHERE r.job_id = j.job_id AND r.status = 'running'))"
+						  " SELECT m.next_run, (SELECT count(*)::int FROM waiting w WHERE w.next_run <= greatest(m.next_run, $1))"
+						  "   FROM (SELECT min(next_run) AS next_run FROM waiting) m",
+						  1, types, values, NULL, false, 1);
 	due = DatumGetTimestampTz(first_row(1, &isnull));
 	if (isnull)
 		due = DT_NOEND;
+	*count = DatumGetInt32(first_row(2, &isnull));
 	cm_scope_leave(&scope);
 	return due;
 }

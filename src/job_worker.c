@@ -55,6 +55,7 @@ typedef struct Claim
 	int64		run_id;
 	CmJob	   *job;			/* NULL: nothing */
 	TimestampTz next_due;		/* of the rest of the database's jobs */
+	int			due_count;		/* how many of them */
 } Claim;
 
 /* Say in the error log which job it was. */
@@ -64,6 +65,23 @@ job_error_context(void *arg)
 	CmJob	   *job = (CmJob *) arg;
 
 	errcontext("job " INT64_FORMAT ", \"%s\"", job->job_id, job->name);
+}
+
+/*
+ * Bring names and owners in step with the relations.  Returns the job as it
+ * is afterwards, NULL if it is gone; 0 for none.
+ */
+static CmJob *
+reconcile(int64 job_id)
+{
+	CmJob	   *job = NULL;
+
+	cm_transaction_begin(GetSessionUserId());
+	cm_relations_reconcile();
+	if (job_id != 0)
+		job = cm_job_load(job_id);
+	cm_transaction_commit();
+	return job;
 }
 
 /* The room whose kind of job it is does the work. */
@@ -96,10 +114,10 @@ dispatch(const CmJob *job, CmJobOutcome *outcome)
 
 /* Tell the launcher when this database's next job is due. */
 static void
-publish(const CmWorkerOrder *order, TimestampTz next_due, uint32 wakes)
+publish(const CmWorkerOrder *order, const Claim *claim, uint32 wakes)
 {
 	if (order->mode == CM_WORKER_LOOK)
-		cm_database_publish(MyDatabaseId, next_due, wakes);
+		cm_database_publish(claim->next_due, claim->due_count, wakes);
 }
 
 /*
@@ -153,11 +171,11 @@ claim_job(const CmWorkerOrder *order, Claim *claim)
 	if (!extension_fits(&claim->extension) ||
 		(order->mode == CM_WORKER_LOOK && !cm_jobs_armed("launcher")))
 	{
+		claim->extension = InvalidOid;
 		cm_transaction_commit();
 		return;
 	}
 	cm_runs_close_dead();
-	cm_relations_reconcile();
 	if (order->mode == CM_WORKER_LOOK || order->only_if_due)
 		job_id = cm_job_claim_due(order->job_id, &busy);
 
@@ -169,7 +187,7 @@ claim_job(const CmWorkerOrder *order, Claim *claim)
 		claim->run_id = cm_run_start(job_id);
 	}
 	if (order->mode == CM_WORKER_LOOK)
-		claim->next_due = cm_jobs_next_due();
+		claim->next_due = cm_jobs_next_due(&claim->due_count);
 	cm_transaction_commit();
 
 	if (busy && claim->job == NULL)
@@ -197,14 +215,14 @@ record_end(const CmWorkerOrder *order, Claim *claim, CmRunStatus status,
 	{
 		cm_run_finish(claim->job->job_id, claim->run_id, status, edata, message);
 		if (cm_jobs_armed("launcher"))
-			claim->next_due = cm_jobs_next_due();
+			claim->next_due = cm_jobs_next_due(&claim->due_count);
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 
 	cm_job_unlock(claim->job->job_id);
 	cm_slot_finish(status, edata, message);
-	publish(order, claim->next_due, wakes);
+	publish(order, claim, wakes);
 	RESUME_CANCEL_INTERRUPTS();
 }
 
@@ -225,7 +243,10 @@ run_fenced(const CmJob *job, CmJobOutcome *outcome, MemoryContext context)
 
 	PG_TRY();
 	{
-		dispatch(job, outcome);
+		CmJob	   *fresh = reconcile(job->job_id);
+
+		if (fresh != NULL)
+			dispatch(fresh, outcome);
 	}
 	PG_CATCH();
 	{
@@ -261,9 +282,13 @@ work(const CmWorkerOrder *order)
 
 	MemoryContextSwitchTo(context);
 	claim_job(order, &claim);
-	publish(order, claim.next_due, wakes);
+	publish(order, &claim, wakes);
 	if (claim.job == NULL)
+	{
+		if (OidIsValid(claim.extension))
+			(void) reconcile(0);
 		return;
+	}
 
 	pgstat_report_appname(claim.job->name);
 	pgstat_report_activity(STATE_RUNNING, claim.job->name);

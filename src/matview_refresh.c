@@ -196,6 +196,5 @@ cm_matview_run(const CmJob *job, CmJobOutcome *outcome)
 		outcome->message = pstrdup("waits for a lock on the view");
 		return;
 	}
-	outcome->message = psprintf("refreshed (%s) in %.0f ms",
-								cm_matview_mode_names[step.result.mode], step.result.duration);
+	outcome->message = psprintf("refreshed (%s)", cm_matview_mode_names[step.result.mode]);
 }

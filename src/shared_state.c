@@ -47,6 +47,9 @@
 /* A worker that has not come this long after its reservation never will. */
 #define STARTING_TIMEOUT_MS	60000
 
+/* Pause after a worker that did not publish, doubled with each further one. */
+#define MISSED_PAUSE_MS		5000
+
 typedef struct CmHold
 {
 	Oid			datid;			/* InvalidOid: not in use */
@@ -115,6 +118,87 @@ process_lives(int pid)
 	return pid != 0 && BackendPidGetProc(pid) != NULL;
 }
 
+/* The entry of a database, or NULL.  Caller holds the lock. */
+static CmDatabase *
+find_database(Oid datid)
+{
+	for (int i = 0; i < CM_MAX_DATABASES; i++)
+		if (shared->databases[i].datid == datid)
+			return &shared->databases[i];
+	return NULL;
+}
+
+/*
+ * The entry of a database, made if need be at the cost of one that has
+ * nothing due; NULL if all have.  Caller holds the lock exclusively.
+ */
+static CmDatabase *
+make_database(Oid datid)
+{
+	CmDatabase *entry = find_database(datid);
+
+	for (int i = 0; i < CM_MAX_DATABASES && entry == NULL; i++)
+	{
+		CmDatabase *other = &shared->databases[i];
+
+		if (!OidIsValid(other->datid) || (other->next_due == DT_NOEND && other->lookers == 0))
+		{
+			memset(other, 0, sizeof(CmDatabase));
+			other->datid = datid;
+			other->next_due = DT_NOEND;
+			entry = other;
+		}
+	}
+	return entry;
+}
+
+/* Wake the launcher, if there is one. */
+static void
+wake_launcher(void)
+{
+	PGPROC	   *proc = shared->launcher_pid != 0 ? BackendPidGetProc(shared->launcher_pid) : NULL;
+
+	if (proc != NULL)
+		SetLatch(&proc->procLatch);
+}
+
+/* A worker is about to be started that will publish.  Caller holds the lock. */
+static void
+begin_look(Oid datid, TimestampTz now)
+{
+	CmDatabase *entry = make_database(datid);
+
+	if (entry == NULL)
+		return;
+	entry->lookers++;
+	entry->last_start = now;
+}
+
+/*
+ * A worker that was to publish has, or never will; missed: it was started and
+ * ended without a word, so the next one is not started at once.  Caller holds
+ * the lock.
+ */
+static void
+end_look(CmSlot *slot, bool missed)
+{
+	CmDatabase *entry;
+
+	if (!slot->looks || slot->published)
+		return;
+	slot->published = true;
+	entry = find_database(slot->datid);
+	if (entry == NULL)
+		return;
+	entry->lookers = Max(entry->lookers - 1, 0);
+	if (missed)
+	{
+		entry->misses = Min(entry->misses + 1, 6);
+		entry->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													  MISSED_PAUSE_MS << (entry->misses - 1));
+	}
+}
+
 /*
  * Slots
  */
@@ -137,7 +221,10 @@ slot_is_free(const CmSlot *slot, TimestampTz now)
 	return false;
 }
 
-/* Reserve a slot for a worker about to be started.  False if all are taken. */
+/*
+ * Reserve a slot for a worker about to be started: for this job, or, if it is
+ * 0, to look what is due.  False if all are taken.
+ */
 bool
 cm_slot_reserve(Oid datid, int64 job_id, bool background, bool waited, CmSlotRef *ref)
 {
@@ -153,14 +240,19 @@ cm_slot_reserve(Oid datid, int64 job_id, bool background, bool waited, CmSlotRef
 
 		if (!slot_is_free(slot, now))
 			continue;
+		if (slot->state != CM_SLOT_FREE)
+			end_look(slot, true);
 		memset(slot, 0, sizeof(CmSlot));
 		slot->state = CM_SLOT_STARTING;
 		slot->generation = generation + 1;
 		slot->waiter = waited ? MyProcPid : 0;
 		slot->background = background;
+		slot->looks = job_id == 0;
 		slot->datid = datid;
 		slot->job_id = job_id;
 		slot->started_at = now;
+		if (slot->looks)
+			begin_look(datid, now);
 		ref->index = i;
 		ref->generation = slot->generation;
 		found = true;
@@ -181,6 +273,7 @@ detach_slot(int code, Datum arg)
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	datid = my_slot->datid;
 	cut_off = code != 0 && my_slot->job_id != 0 && my_slot->status == CM_RUN_NONE;
+	end_look(my_slot, true);
 	my_slot->pid = 0;
 	my_slot->state = my_slot->waiter != 0 ? CM_SLOT_DONE : CM_SLOT_FREE;
 	LWLockRelease(&shared->lock);
@@ -311,12 +404,9 @@ cm_slot_read_outcome(const CmSlot *slot, CmSlotOutcome *outcome)
 	outcome->hint = parts[2] ? pstrdup(parts[2]) : NULL;
 }
 
-/*
- * Nobody waits any longer, or no worker will come: free the slot now, or
- * leave it to the running worker to do so.
- */
-void
-cm_slot_release(CmSlotRef ref)
+/* Free a reserved slot, or one that is done; a running worker frees its own. */
+static void
+free_slot(CmSlotRef ref, bool missed)
 {
 	CmSlot	   *slot;
 
@@ -325,11 +415,31 @@ cm_slot_release(CmSlotRef ref)
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	if (slot->generation == ref.generation)
 	{
+		CmDatabase *entry = slot->looks && !missed ? find_database(slot->datid) : NULL;
+
 		slot->waiter = 0;
+		if (slot->state == CM_SLOT_STARTING)
+			end_look(slot, missed);
+		if (entry != NULL)
+			entry->next_due = Min(entry->next_due, GetCurrentTimestamp());
 		if (slot->state != CM_SLOT_RUNNING)
 			slot->state = CM_SLOT_FREE;
 	}
 	LWLockRelease(&shared->lock);
+}
+
+/* Nobody waits any longer, or the worker was started in vain. */
+void
+cm_slot_release(CmSlotRef ref)
+{
+	free_slot(ref, true);
+}
+
+/* The worker could not be started; its database stays due. */
+void
+cm_slot_cancel(CmSlotRef ref)
+{
+	free_slot(ref, false);
 }
 
 /* How many workers count against max_workers now. */
@@ -422,50 +532,6 @@ cm_progress_report(int64 done, int64 total, const char *fmt,...)
  * Databases
  */
 
-/* The entry of a database, or NULL.  Caller holds the lock. */
-static CmDatabase *
-find_database(Oid datid)
-{
-	for (int i = 0; i < CM_MAX_DATABASES; i++)
-		if (shared->databases[i].datid == datid)
-			return &shared->databases[i];
-	return NULL;
-}
-
-/*
- * The entry of a database, made if need be at the cost of one that has
- * nothing due; NULL if all have.  Caller holds the lock exclusively.
- */
-static CmDatabase *
-make_database(Oid datid)
-{
-	CmDatabase *entry = find_database(datid);
-
-	for (int i = 0; i < CM_MAX_DATABASES && entry == NULL; i++)
-	{
-		CmDatabase *other = &shared->databases[i];
-
-		if (!OidIsValid(other->datid) || (other->next_due == DT_NOEND && !other->looking))
-		{
-			memset(other, 0, sizeof(CmDatabase));
-			other->datid = datid;
-			other->next_due = DT_NOEND;
-			entry = other;
-		}
-	}
-	return entry;
-}
-
-/* Wake the launcher, if there is one. */
-static void
-wake_launcher(void)
-{
-	PGPROC	   *proc = shared->launcher_pid != 0 ? BackendPidGetProc(shared->launcher_pid) : NULL;
-
-	if (proc != NULL)
-		SetLatch(&proc->procLatch);
-}
-
 /* How often a database was woken; read it before the snapshot that decides. */
 uint32
 cm_database_wakes(Oid datid)
@@ -482,22 +548,22 @@ cm_database_wakes(Oid datid)
 }
 
 /*
- * A worker says when its database's next job is due.  If the database was
- * woken since the worker counted the wakes, the worker has not seen what it
- * was woken for, and it is due now.
+ * A worker says when its database's next jobs are due, and how many at that
+ * time.  If the database was woken since the worker counted the wakes, the
+ * worker has not seen what it was woken for, and it is due now.
  */
 void
-cm_database_publish(Oid datid, TimestampTz next_due, uint32 wakes)
+cm_database_publish(TimestampTz next_due, int due_count, uint32 wakes)
 {
 	CmDatabase *entry;
 
-	cm_shared_attach();
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	entry = next_due == DT_NOEND ? find_database(datid) : make_database(datid);
+	end_look(my_slot, false);
+	entry = next_due == DT_NOEND ? find_database(my_slot->datid) : make_database(my_slot->datid);
 	if (entry != NULL)
 	{
 		entry->next_due = entry->wakes == wakes ? next_due : Min(next_due, GetCurrentTimestamp());
-		entry->looking = false;
+		entry->due_count = due_count;
 		entry->misses = 0;
 	}
 	LWLockRelease(&shared->lock);
@@ -533,68 +599,6 @@ cm_database_forget(Oid datid)
 	if (entry != NULL)
 		memset(entry, 0, sizeof(CmDatabase));
 	LWLockRelease(&shared->lock);
-}
-
-/*
- * The launcher starts a worker that will publish for the database.  Returns
- * the time that is noted, to tell this start from others.
- */
-TimestampTz
-cm_database_started(Oid datid)
-{
-	CmDatabase *entry;
-	TimestampTz now = GetCurrentTimestamp();
-
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	entry = make_database(datid);
-	if (entry != NULL)
-	{
-		entry->looking = true;
-		entry->last_start = now;
-	}
-	LWLockRelease(&shared->lock);
-	return now;
-}
-
-/* It could not be started: the database stays due. */
-void
-cm_database_postponed(Oid datid)
-{
-	CmDatabase *entry;
-
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	entry = find_database(datid);
-	if (entry != NULL)
-	{
-		entry->looking = false;
-		entry->next_due = Min(entry->next_due, GetCurrentTimestamp());
-	}
-	LWLockRelease(&shared->lock);
-}
-
-/*
- * The worker started at the given time has ended.  If it has not published,
- * the database is looked at again after a pause that grows with each failure,
- * and true is returned.
- */
-bool
-cm_database_missed(Oid datid, TimestampTz started_at)
-{
-	CmDatabase *entry;
-	bool		missed = false;
-
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	entry = find_database(datid);
-	if (entry != NULL && entry->looking && entry->last_start == started_at)
-	{
-		entry->looking = false;
-		entry->misses = Min(entry->misses + 1, 6);
-		entry->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													  5000 << (entry->misses - 1));
-		missed = true;
-	}
-	LWLockRelease(&shared->lock);
-	return missed;
 }
 
 /* Copy the entries in use to an array of CM_MAX_DATABASES; returns how many. */
@@ -665,7 +669,7 @@ cm_launcher_enter(void)
 	{
 		shared->launcher_pid = MyProcPid;
 		for (int i = 0; i < CM_MAX_DATABASES; i++)
-			shared->databases[i].looking = false;
+			shared->databases[i].lookers = 0;
 		entered = true;
 	}
 	LWLockRelease(&shared->lock);
@@ -728,6 +732,10 @@ cm_hold_release(void)
 	for (int i = 0; i < CM_MAX_HOLDS; i++)
 		if (OidIsValid(shared->holds[i].datid) && shared->holds[i].pid == MyProcPid)
 		{
+			CmDatabase *entry = find_database(shared->holds[i].datid);
+
+			if (entry != NULL)
+				entry->next_due = Min(entry->next_due, GetCurrentTimestamp());
 			shared->holds[i].datid = InvalidOid;
 			released = true;
 		}

@@ -48,6 +48,8 @@ typedef struct CmSlot
 	int			pid;			/* the worker, while running */
 	int			waiter;			/* backend that waits for the outcome, or 0 */
 	bool		background;		/* counts against max_workers */
+	bool		looks;			/* shall publish when its database is due next */
+	bool		published;		/* has done so */
 	bool		stop;			/* asked to make way for work on its database */
 	Oid			datid;
 	int64		job_id;			/* 0 until one is claimed */
@@ -85,11 +87,11 @@ typedef struct CmDatabase
 	TimestampTz next_due;		/* when its next job is due; DT_NOEND: none */
 	TimestampTz last_start;		/* when a worker was last started here */
 	uint32		wakes;			/* counts wakes, so that no late publisher undoes one */
-	bool		looking;		/* a worker started here has not published yet */
+	int			due_count;		/* jobs due at next_due, as far as known */
+	int			lookers;		/* workers started here that have not published yet */
 	int			misses;			/* workers in a row that ended without publishing */
 } CmDatabase;
 
-extern void cm_shared_request(void);
 extern void cm_shared_attach(void);
 
 extern bool cm_slot_reserve(Oid datid, int64 job_id, bool background, bool waited,
@@ -101,16 +103,14 @@ extern void cm_slot_finish(CmRunStatus status, const ErrorData *edata, const cha
 extern bool cm_slot_look(CmSlotRef ref, CmSlot *copy);
 extern void cm_slot_read_outcome(const CmSlot *slot, CmSlotOutcome *outcome);
 extern void cm_slot_release(CmSlotRef ref);
+extern void cm_slot_cancel(CmSlotRef ref);
 extern int	cm_slots_background(void);
 extern CmSlot *cm_slots_copy(void);
 
 extern uint32 cm_database_wakes(Oid datid);
-extern void cm_database_publish(Oid datid, TimestampTz next_due, uint32 wakes);
+extern void cm_database_publish(TimestampTz next_due, int due_count, uint32 wakes);
 extern void cm_database_wake(Oid datid);
 extern void cm_database_forget(Oid datid);
-extern TimestampTz cm_database_started(Oid datid);
-extern void cm_database_postponed(Oid datid);
-extern bool cm_database_missed(Oid datid, TimestampTz started_at);
 extern int	cm_databases_copy(CmDatabase *copy);
 
 extern bool cm_launcher_enter(void);
