@@ -1,6 +1,6 @@
 -- build_indexes() on tables, partitioned tables and materialized views.
-CREATE EXTENSION IF NOT EXISTS concertmaster;
 SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS concertmaster;
 CREATE SCHEMA index_build_test;
 SET search_path = index_build_test;
 

@@ -1,6 +1,6 @@
 -- build_indexes() on partitioned tables.
-CREATE EXTENSION IF NOT EXISTS concertmaster;
 SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS concertmaster;
 CREATE SCHEMA index_part_test;
 SET search_path = index_part_test;
 SET timezone = 'UTC';

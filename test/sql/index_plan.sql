@@ -1,6 +1,6 @@
 -- Rows of index_plan: who can insert what.
-CREATE EXTENSION IF NOT EXISTS concertmaster;
 SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS concertmaster;
 CREATE ROLE regress_index_owner;
 CREATE ROLE regress_index_other;
 CREATE SCHEMA index_plan_test AUTHORIZATION regress_index_owner;
