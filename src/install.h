@@ -80,7 +80,7 @@ typedef struct CmBundledTable
 	char		relkind;
 	bool		owned;			/* the plan's user has the owner's rights */
 	char	   *owner;
-	char	   *partition_key;	/* as it is, or NULL */
+	char	   *range_column;	/* by whose ranges it is partitioned, or NULL */
 } CmBundledTable;
 
 /* in install_apply.c */

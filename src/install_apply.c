@@ -290,6 +290,24 @@ cm_install(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* Is the schema still ours?  uninstall() can have come between. */
+static bool
+is_installed(const char *schema_name)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+	CmScope		scope;
+	bool		found;
+
+	values[0] = CStringGetTextDatum(schema_name);
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("SELECT FROM concertmaster.installation WHERE schema_name = $1::name",
+						  1, types, values, NULL, true, 1);
+	found = SPI_processed > 0;
+	cm_scope_leave(&scope);
+	return found;
+}
+
 /* How a run of the job went. */
 typedef struct AdoptRun
 {
@@ -305,19 +323,21 @@ typedef struct AdoptRun
 
 /*
  * The role that a pending step is run as: the table's owner, whom the job's
- * owner must be able to act for.  The table can be gone, or have changed
- * hands, since the plan was made.
+ * owner must be able to act for.  Since the plan was made, the table can be
+ * gone or have changed hands, or all can have been uninstalled.
  */
 static bool
 step_role(AdoptRun *run, CmInstallStep *step, Oid *role)
 {
-	bool		may = true;
+	bool		may;
 
 	*role = run->plan->userid;
-	if (!OidIsValid(step->relid))
-		return true;
 	cm_transaction_begin(run->plan->userid);
-	if (get_rel_name(step->relid) == NULL)
+	if (!is_installed(run->plan->schema_name))
+		may = false;
+	else if (!OidIsValid(step->relid))
+		may = true;
+	else if (get_rel_name(step->relid) == NULL)
 		may = false;
 	else
 	{
@@ -413,24 +433,6 @@ try_pending_step(AdoptRun *run, CmInstallStep *step)
 
 	if (!further)
 		run->waiting = lappend_oid(run->waiting, step->relid);
-}
-
-/* Is the schema still ours?  uninstall() can have come between. */
-static bool
-is_installed(const char *schema_name)
-{
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1];
-	CmScope		scope;
-	bool		found;
-
-	values[0] = CStringGetTextDatum(schema_name);
-	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT FROM concertmaster.installation WHERE schema_name = $1::name",
-						  1, types, values, NULL, true, 1);
-	found = SPI_processed > 0;
-	cm_scope_leave(&scope);
-	return found;
 }
 
 /* The plan of the job, made as the job's owner.  NULL if all was uninstalled. */

@@ -10,7 +10,8 @@
  * the statement and the lock it takes; install_apply.c shows or runs it, and
  * the job "adopt <schema>" makes the list anew and runs what is pending.
  *
- * Locks: none on a user's relation.  Everything is read from the catalogs in
+ * Locks: none on a user's relation; so none of core's functions is used that
+ * opens one to print an expression.  Everything is read from the catalogs in
  * one cm_catalog_enter() scope, through SPI.  An error leaves nothing behind
  * but the plan's memory context, which dies with its parent.
  *
@@ -116,10 +117,13 @@ load_tables(CmInstallPlan *plan)
 						  "SELECT b.table_name, b.partition_column, b.comment, c.oid, c.relkind,"
 						  "       pg_get_userbyid(c.relowner) AS owner,"
 						  "       pg_has_role($2::name, c.relowner, 'USAGE') AS owned,"
-						  "       pg_get_partkeydef(c.oid) AS partition_key"
+						  "       a.attname AS range_column"
 						  "  FROM concertmaster._bundled_tables() b"
 						  "  LEFT JOIN pg_class c ON c.relname = b.table_name"
 						  "   AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)"
+						  "  LEFT JOIN pg_partitioned_table p ON p.partrelid = c.oid"
+						  "   AND p.partstrat = 'r' AND p.partnatts = 1"
+						  "  LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0] AND a.attnum > 0"
 						  " ORDER BY b.ordinal",
 						  2, args);
 	for (int i = 0; i < rows; i++)
@@ -137,7 +141,7 @@ load_tables(CmInstallPlan *plan)
 			table->relkind = cm_install_value(i, "relkind")[0];
 			table->owner = cm_install_value(i, "owner");
 			table->owned = cm_install_is_true(i, "owned");
-			table->partition_key = cm_install_value(i, "partition_key");
+			table->range_column = cm_install_value(i, "range_column");
 		}
 		plan->tables = lappend(plan->tables, table);
 	}
@@ -168,10 +172,10 @@ plan_existing_set(CmInstallPlan *plan, CmBundledTable *table)
 							" WHERE schema_name = $1::name AND table_name = $2::name",
 							2, args) > 0)
 		cm_install_step(plan, CM_STEP_EXISTS, object, NULL);
-	else if (strcmp(table->partition_key,
-					psprintf("RANGE (%s)", quote_identifier(table->partition_column))) != 0)
+	else if (table->range_column == NULL || strcmp(table->range_column, table->partition_column) != 0)
 		cm_install_step(plan, CM_STEP_REMAINS, object,
-						psprintf("partitioned by %s; its partitions are yours to make", table->partition_key));
+						psprintf("not partitioned by range of %s; its partitions are yours to make",
+								 table->partition_column));
 	else
 	{
 		step = cm_install_step(plan, CM_STEP_PENDING, object, "by month; partitions that are there are kept");

@@ -347,7 +347,8 @@ plan_constraints(CmInstallPlan *plan, CmBundledTable *table, CmInstallStep *whol
 	/* A constraint of another name serves if it is about the same column. */
 	rows = cm_install_ask(plan,
 						  "SELECT b.constraint_name, b.kind, b.column_name, b.referenced, b.expression,"
-						  "       pg_get_constraintdef(k.oid) AS found, k.convalidated AS validated,"
+						  "       CASE WHEN b.kind = 'p' THEN pg_get_constraintdef(k.oid) ELSE k.conname END AS found,"
+						  "       k.convalidated AS validated,"
 						  "       k.conname = b.constraint_name AS ours,"
 						  "       a.atttypid IS NULL OR a.atttypid = l.type_name::regtype"
 						  "         OR (b.kind = 'c' AND a.atttypid IN ('text'::regtype, 'varchar'::regtype)) AS possible"

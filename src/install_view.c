@@ -156,10 +156,17 @@ plan_schedule(CmInstallPlan *plan, const char *quoted, CmStepAction action, cons
 static char *
 find_cron_job(CmInstallPlan *plan)
 {
+	/*
+	 * We read it as the extension's owner, so it must be pg_cron's own table:
+	 * anybody could make a view of that name that calls a function.
+	 */
 	if (cm_install_ask(plan,
 					   "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+					   "  JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'"
+					   "  JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid"
 					   "  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'jobname'"
-					   " WHERE n.nspname = 'cron' AND c.relname = 'job'", 0, NULL) == 0)
+					   " WHERE n.nspname = 'cron' AND c.relname = 'job' AND c.relkind = 'r'"
+					   "   AND e.extname = 'pg_cron'", 0, NULL) == 0)
 		return NULL;
 	if (cm_install_ask(plan,
 					   "SELECT coalesce(quote_literal(jobname), jobid::text) AS job FROM cron.job"
@@ -301,8 +308,7 @@ cm_install_plan_surroundings(CmInstallPlan *plan)
 	}
 
 	rows = cm_install_ask(plan,
-						  "SELECT c.relname, pg_get_partkeydef(c.oid) AS partition_key"
-						  "  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+						  "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
 						  "  JOIN concertmaster._bundled_tables() b ON c.relname = b.table_name || '_partitioned'"
 						  " WHERE n.nspname = $1 AND c.relkind = 'p'"
 						  "   AND NOT EXISTS (SELECT FROM concertmaster.partition_set s"
@@ -314,7 +320,7 @@ cm_install_plan_surroundings(CmInstallPlan *plan)
 		char	   *quoted = quote_qualified_identifier(plan->schema_name, cm_install_value(i, "relname"));
 
 		cm_install_step(plan, CM_STEP_REMAINS, psprintf("partition set %s", quoted),
-						psprintf("partitioned by %s, but nobody makes its partitions: SELECT concertmaster.create_partition_set(%s, '1 month')",
-								 cm_install_value(i, "partition_key"), quote_literal_cstr(quoted)));
+						psprintf("nobody makes its partitions; to have them made: SELECT concertmaster.create_partition_set(%s, '1 month')",
+								 quote_literal_cstr(quoted)));
 	}
 }

@@ -170,6 +170,24 @@ RESET search_path;
 SELECT object, action, lock, detail FROM concertmaster.plan_install('My "Schema')
  WHERE action <> 'exists' OR detail NOT LIKE 'in index_plan%';
 SELECT statement FROM concertmaster.plan_install('My "Schema') WHERE action = 'pending';
+SELECT object, action FROM concertmaster.install('My "Schema') WHERE action NOT IN ('exists', 'remains');
+SET client_min_messages = warning;
+CALL concertmaster.run_job('adopt "My ""Schema"');
+RESET client_min_messages;
+SELECT object, action FROM concertmaster.plan_install('My "Schema') WHERE action NOT IN ('exists', 'remains');
+SELECT tgrelid::regclass, tgname FROM pg_trigger
+ WHERE tgparentid = 0 AND NOT tgisinternal AND tgrelid IN (SELECT oid FROM pg_class WHERE relnamespace = '"My ""Schema"'::regnamespace)
+ ORDER BY 1, 2;
+
+-- A schema named cron is not pg_cron: nothing of it is run.
+RESET ROLE;
+CREATE SCHEMA cron;
+CREATE FUNCTION cron.boom() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'run as %', current_user; END $$;
+CREATE VIEW cron.job AS SELECT 1::bigint AS jobid, cron.boom() AS jobname, true AS active, current_database() AS database, 'refresh form_completion_stats' AS command;
+SELECT count(*) > 0 AS not_run FROM concertmaster.plan_install('install_closed');
+DROP VIEW cron.job;
+DROP FUNCTION cron.boom;
+DROP SCHEMA cron;
 
 RESET ROLE;
 SET client_min_messages = warning;
