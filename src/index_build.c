@@ -5,10 +5,11 @@
  *
  * On a table or a partition (build_leaf): lock it for the session against
  * other builds, look, and do what the look says.  A leftover of an earlier
- * build is dropped; an equivalent index is adopted; what is missing is built,
- * plainly where the table has no page, otherwise by CREATE INDEX CONCURRENTLY,
- * which waits for old transactions as long as they take: its waits are in no
- * writer's way.  Then look again, until the look says valid.
+ * build is dropped; an equivalent index is adopted; an attached one that is
+ * not valid is rebuilt in place; what is missing is built, plainly where the
+ * table has no page, otherwise by CREATE INDEX CONCURRENTLY, which waits for
+ * old transactions as long as they take: its waits are in no writer's way.
+ * Then look again, until the look says valid.
  *
  * On a partitioned table (build_tree): CREATE INDEX ON ONLY makes the parent
  * index, which is not valid yet but already passed on to partitions that are
@@ -98,14 +99,15 @@ throw_conflict(CmIndexRow *row, const CmIndexLook *look)
 					 " or change or delete the row in concertmaster.index_plan.")));
 }
 
-/* CREATE INDEX CONCURRENTLY.  False if a deadlock chose it; nothing stays. */
+/*
+ * CREATE or REINDEX INDEX CONCURRENTLY.  False if a deadlock chose it; what it
+ * leaves when it fails is removed.
+ */
 static bool
-create_concurrently(CmIndexLook *look)
+run_concurrently(CmIndexLook *look, const char *sql)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ErrorData  *volatile edata = NULL;
-	char	   *sql = cm_index_statement(look->plan, look->relation,
-										 look->index_name, "CONCURRENTLY");
 
 	PG_TRY();
 	{
@@ -135,28 +137,46 @@ create_concurrently(CmIndexLook *look)
 	ReThrowError(edata);
 }
 
-/* Build what a look found missing on a table that we have locked. */
+/*
+ * Build what a look found missing: plainly the first time, where the table has
+ * no page.  If that was put off, true all the same: the next look is due, as
+ * the lock on the table is gone.
+ */
 static bool
-create_on_leaf(CmIndexLook *look)
+create_on_leaf(CmIndexLook *look, bool *tried_plain)
 {
-	if (look->empty &&
-		cm_statement_run(cm_index_statement(look->plan, look->relation, look->index_name, ""),
-						 look->owner, cm_ddl_deadline))
-		return true;
-	return create_concurrently(look);
+	const char *how = look->empty && !*tried_plain ? "" : "CONCURRENTLY";
+	char	   *sql = cm_index_statement(look->plan, look->relation, look->index_name, how);
+
+	if (*how != '\0')
+		return run_concurrently(look, sql);
+	*tried_plain = true;
+	(void) cm_statement_run(sql, look->owner, cm_ddl_deadline);
+	return true;
 }
 
 /*
- * Look at a table that we have locked and do what is to be done, until its
- * index is valid.
+ * Lock a table, look at it and do what is to be done, until its index is
+ * valid.  The lock is kept from turn to turn unless a statement fails.
  */
 static CmIndexResult
 build_locked_leaf(CmIndexRow *row, CmIndexLook *look)
 {
+	bool		tried_plain = false;
+
 	for (int i = 0; i < MAX_LOOKS; i++)
 	{
+		/* Debris beside a valid index can wait, the index cannot. */
+		if (!cm_index_lock_table(look->relid))
+			return i == 0 && look->verdict == CM_INDEX_VALID ? CM_INDEX_DONE :
+				deferred(row, look->relid, ShareUpdateExclusiveLock);
 		if (!cm_index_look(look))
 			return deferred(row, look->relid, AccessShareLock);
+		if (look->debris != NIL)
+		{
+			cm_index_drop_leftover(look);
+			continue;
+		}
 		switch (look->verdict)
 		{
 			case CM_INDEX_GONE:
@@ -170,12 +190,12 @@ build_locked_leaf(CmIndexRow *row, CmIndexLook *look)
 				cm_index_drop_leftover(look);
 				break;
 			case CM_INDEX_REPAIR:
-				(void) cm_statement_run(psprintf("REINDEX INDEX CONCURRENTLY %s", look->found),
-										look->owner, 0);
+				if (!run_concurrently(look, psprintf("REINDEX INDEX CONCURRENTLY %s", look->found)))
+					return deferred(row, look->relid, ShareUpdateExclusiveLock);
 				row->built = true;
 				break;
 			case CM_INDEX_MISSING:
-				if (!create_on_leaf(look))
+				if (!create_on_leaf(look, &tried_plain))
 					return deferred(row, look->relid, ShareUpdateExclusiveLock);
 				row->built = true;
 				break;
@@ -203,11 +223,9 @@ build_leaf(CmIndexRow *row, CmIndexLook *look)
 		return deferred(row, look->relid, AccessShareLock);
 	if (look->verdict == CM_INDEX_GONE)
 		return CM_INDEX_TABLE_GONE;
-	if (look->verdict == CM_INDEX_VALID)
+	if (look->verdict == CM_INDEX_VALID && look->debris == NIL)
 		return CM_INDEX_DONE;
 
-	if (!cm_index_lock_table(look->relid))
-		return deferred(row, look->relid, ShareUpdateExclusiveLock);
 	PG_TRY();
 	{
 		result = build_locked_leaf(row, look);
@@ -328,12 +346,27 @@ build_parent(CmIndexRow *row, CmIndexLook *look)
 			 errdetail("It was changed by others while it was being built.")));
 }
 
-/* After all partitions have theirs: is the parent's index valid now? */
-static void
-require_parent_valid(CmIndexRow *row, CmIndexLook *look)
+/*
+ * After all partitions have theirs: see that the parent's index is valid.  The
+ * server sees to it when an index is attached, but not when an attached one
+ * turns valid later.
+ */
+static CmIndexResult
+finish_parent(CmIndexRow *row, CmIndexLook *look)
 {
-	if (!cm_index_look(look) || look->verdict == CM_INDEX_VALID || look->verdict == CM_INDEX_GONE)
-		return;
+	if (!cm_index_look(look))
+		return deferred(row, look->relid, AccessShareLock);
+	if (look->verdict == CM_INDEX_UNFINISHED)
+	{
+		if (!cm_index_validate_parent(look))
+			return deferred(row, look->relid, ShareUpdateExclusiveLock);
+		if (!cm_index_look(look))
+			return deferred(row, look->relid, AccessShareLock);
+	}
+	if (look->verdict == CM_INDEX_VALID)
+		return CM_INDEX_DONE;
+	if (look->verdict == CM_INDEX_GONE)
+		return CM_INDEX_TABLE_GONE;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("index \"%s\" is still not valid", look->index_name),
@@ -420,7 +453,7 @@ build_tree(CmIndexRow *row, Oid relid, const char *index_name,
 
 	result = build_each(row, list_partitions(relid), index, build_partition);
 	if (result == CM_INDEX_DONE)
-		require_parent_valid(row, &look);
+		result = finish_parent(row, &look);
 	return result;
 }
 
