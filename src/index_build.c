@@ -14,8 +14,9 @@
  * On a partitioned table (build_tree): CREATE INDEX ON ONLY makes the parent
  * index, which is not valid yet but already passed on to partitions that are
  * attached meanwhile; each partition gets its index as above, and it is
- * attached; the parent turns valid with the last.  Every step looks first, so
- * a run that died half way is resumed by the next one.
+ * attached; the parent turns valid with the last.  Foreign tables are left
+ * out.  Every step looks first, so a run that died half way is resumed by the
+ * next one.
  *
  * With a hot window, a partitioned table gets no parent index, as that would
  * stay INVALID: partitions that end inside the window get theirs each.
@@ -293,11 +294,7 @@ build_partition(CmIndexRow *row, Oid child, Oid parent_index)
 	if (relkind == RELKIND_PARTITIONED_TABLE)
 		return build_tree(row, child, look.index_name, parent_index);
 	if (relkind == RELKIND_FOREIGN_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot create an index on foreign table \"%s\"", name),
-				 errdetail("It is a partition of \"%s\".", row->plan.table_name),
-				 errhint("Detach it, or set hot_window so that it is left out.")));
+		return CM_INDEX_DONE;
 
 	cm_progress_report(row->number, row->total, "building \"%s\" on \"%s\"",
 					   row->plan.index_name, name);
@@ -305,6 +302,31 @@ build_partition(CmIndexRow *row, Oid child, Oid parent_index)
 	if (result != CM_INDEX_DONE || look.attached)
 		return result;
 	return attach_index(row, parent_index, look.index_oid);
+}
+
+/*
+ * Refuse a unique index on a table with foreign partitions, as the server does
+ * unless it is asked for the parent's alone; other indexes leave them out.
+ * Done first, so that no index that can never be valid is made.
+ */
+static void
+require_no_foreign(const CmIndexPlan *plan)
+{
+	ListCell   *lc;
+
+	cm_transaction_begin(GetSessionUserId());
+	foreach(lc, find_all_inheritors(plan->relid, NoLock, NULL))
+	{
+		Oid			relid = lfirst_oid(lc);
+
+		if (get_rel_relkind(relid) == RELKIND_FOREIGN_TABLE)
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("cannot create unique index on partitioned table \"%s\"", plan->table_name),
+					 errdetail("Its partition \"%s\" is a foreign table.", get_rel_name(relid)),
+					 errhint("Detach it, or set hot_window so that it is left out.")));
+	}
+	cm_transaction_commit();
 }
 
 /* Make sure that a partitioned table has its parent index, valid or not. */
@@ -349,7 +371,7 @@ build_parent(CmIndexRow *row, CmIndexLook *look)
 /*
  * After all partitions have theirs: see that the parent's index is valid.  The
  * server sees to it when an index is attached, but not when an attached one
- * turns valid later.
+ * turns valid later, nor if a partition is a foreign table.
  */
 static CmIndexResult
 finish_parent(CmIndexRow *row, CmIndexLook *look)
@@ -537,9 +559,14 @@ cm_index_build(CmIndexRow *row)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation \"%s.%s\" does not exist", plan->schema_name, plan->table_name),
 				 errhint("Create it, or delete its rows from concertmaster.index_plan.")));
+	if (relkind == RELKIND_PARTITIONED_TABLE && plan->hot_window)
+		return build_hot_leaves(row);
 	if (relkind == RELKIND_PARTITIONED_TABLE)
-		return plan->hot_window ? build_hot_leaves(row) :
-			build_tree(row, plan->relid, plan->index_name, InvalidOid);
+	{
+		if (plan->is_unique)
+			require_no_foreign(plan);
+		return build_tree(row, plan->relid, plan->index_name, InvalidOid);
+	}
 	if (relkind != RELKIND_RELATION && relkind != RELKIND_MATVIEW)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),

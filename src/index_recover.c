@@ -414,6 +414,18 @@ cm_index_sweep(CmIndexLook *look, bool hurry)
 	MemoryContextSwitchTo(context);
 }
 
+/* How many partitions of a table an index needs to have, to be valid. */
+static int
+count_to_index(Relation table)
+{
+	PartitionDesc partitions = RelationGetPartitionDesc(table, true);
+	int			count = 0;
+
+	for (int i = 0; i < partitions->nparts; i++)
+		count += get_rel_relkind(partitions->oids[i]) != RELKIND_FOREIGN_TABLE;
+	return count;
+}
+
 /* The step of cm_index_validate_parent(). */
 static void
 validate_step(void *arg)
@@ -431,7 +443,7 @@ validate_step(void *arg)
 	{
 		foreach(lc, find_inheritance_children(look->index_oid, NoLock))
 			valid += get_index_isvalid(lfirst_oid(lc));
-		if (valid == RelationGetPartitionDesc(table, true)->nparts)
+		if (valid == count_to_index(table))
 			index_set_state_flags(look->index_oid, INDEX_CREATE_SET_VALID);
 	}
 	if (index != NULL)
@@ -440,10 +452,11 @@ validate_step(void *arg)
 }
 
 /*
- * Mark the index of a partitioned table valid if every partition has a valid
- * one attached to it, as ALTER INDEX ATTACH PARTITION does: SHARE UPDATE
- * EXCLUSIVE on the table keeps partitions, and on the index their indexes,
- * from coming and going.  Returns false if the locks were not to be had.
+ * Mark the index of a partitioned table valid if every partition that is no
+ * foreign table has a valid one attached to it, as ALTER INDEX ATTACH PARTITION
+ * and CREATE INDEX do: SHARE UPDATE EXCLUSIVE on the table keeps partitions,
+ * and on the index their indexes, from coming and going.  Returns false if the
+ * locks were not to be had.
  */
 bool
 cm_index_validate_parent(CmIndexLook *look)

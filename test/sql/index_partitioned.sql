@@ -157,6 +157,28 @@ CALL concertmaster.build_indexes(310);
 SELECT * FROM truth WHERE on_table ~ 'redo';
 DELETE FROM concertmaster.index_plan WHERE schema_name = 'index_part_test';
 
+-- foreign partitions go without, as with CREATE INDEX; a unique index is refused
+-- before anything is made
+CREATE FOREIGN DATA WRAPPER regress_index_fdw;
+CREATE SERVER regress_index_server FOREIGN DATA WRAPPER regress_index_fdw;
+CREATE TABLE far (id integer, k integer) PARTITION BY LIST (k);
+CREATE TABLE far_1 PARTITION OF far FOR VALUES IN (1);
+CREATE TABLE far_rest PARTITION OF far DEFAULT PARTITION BY LIST (k);
+CREATE FOREIGN TABLE far_2 PARTITION OF far_rest FOR VALUES IN (2) SERVER regress_index_server;
+INSERT INTO far VALUES (1, 1);
+CALL plan(311, 'far', 'far_id', '(id)');
+CALL plan(312, 'far', 'far_unique', '(id, k)', true);
+CALL concertmaster.build_indexes(311);
+CALL concertmaster.build_indexes(312);
+SELECT * FROM stand;
+SELECT * FROM truth WHERE on_table ~ '^far';
+DROP FOREIGN TABLE far_2;
+CALL concertmaster.build_indexes(312);
+SELECT * FROM truth WHERE on_table ~ '^far' AND index ~ 'unique';
+DELETE FROM concertmaster.index_plan WHERE schema_name = 'index_part_test';
+DROP SERVER regress_index_server;
+DROP FOREIGN DATA WRAPPER regress_index_fdw;
+
 -- hot window: no parent index, only partitions that end inside it
 CREATE TABLE hot (id integer, at timestamptz NOT NULL) PARTITION BY RANGE (at);
 CREATE TABLE hot_2001 PARTITION OF hot FOR VALUES FROM ('2001-01-01') TO ('2002-01-01');
@@ -214,6 +236,6 @@ RESET ROLE;
 SELECT name, owner FROM concertmaster.job WHERE phase = 309 ORDER BY 1;
 
 DELETE FROM concertmaster.index_plan WHERE schema_name = 'index_part_test';
-DELETE FROM concertmaster.job WHERE phase BETWEEN 301 AND 310;
+DELETE FROM concertmaster.job WHERE phase BETWEEN 301 AND 312;
 DROP SCHEMA index_part_test CASCADE;
 DROP ROLE regress_index_root, regress_index_leaf;
