@@ -271,6 +271,10 @@ record_end(const CmWorkerOrder *order, Claim *claim, CmRunStatus status,
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 
+	/* Nobody but the launcher tries again, and it knows nothing of this run. */
+	if (order->mode == CM_WORKER_JOB && status != CM_RUN_SUCCEEDED && claim->next_due != DT_NOEND)
+		cm_database_wake(MyDatabaseId);
+
 	cm_job_unlock(claim->job->job_id);
 	cm_slot_finish(status, edata, message);
 	publish(order, claim, wakes);
