@@ -51,7 +51,7 @@ SELECT format('%s runs', (SELECT count(*) FROM run)) || string_agg(format('; %s 
                round(percentile_cont(0.99) WITHIN GROUP (ORDER BY ms)::numeric, 1) AS p99,
                round(max(ms)::numeric, 1) AS worst
           FROM figure GROUP BY what) t;
-END
+SQL
 }
 
 cpu_ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }

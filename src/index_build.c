@@ -52,6 +52,9 @@
 /* Looks at one table before giving up: something keeps undoing our work. */
 #define MAX_LOOKS	5
 
+/* What is done for one partition. */
+typedef CmIndexResult (*BuildStep) (CmIndexRow *row, Oid child, Oid parent_index);
+
 static CmIndexResult build_tree(CmIndexRow *row, Oid relid,
 							  const char *index_name, Oid parent_index);
 
@@ -339,10 +342,63 @@ require_parent_valid(CmIndexRow *row, CmIndexLook *look)
 			 errhint("A partition was attached or detached meanwhile: build the phase again.")));
 }
 
+/* build_partition(), or the like, behind an error fence. */
+static CmIndexResult
+build_fenced(CmIndexRow *row, Oid child, Oid parent_index, BuildStep step,
+			 ErrorData **failure)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *volatile edata = NULL;
+	volatile CmIndexResult result = CM_INDEX_DONE;
+
+	PG_TRY();
+	{
+		result = step(row, child, parent_index);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+
+	if (edata == NULL)
+		return result;
+	cm_transaction_abort();
+	MemoryContextSwitchTo(context);
+	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(edata);
+	if (*failure == NULL)
+		*failure = edata;
+	return CM_INDEX_DONE;
+}
+
+/*
+ * Do a step for each of these partitions.  Those that fail or are put off do
+ * not stop the others; the first failure is thrown at the end.
+ */
+static CmIndexResult
+build_each(CmIndexRow *row, List *children, Oid parent_index, BuildStep step)
+{
+	CmIndexResult result = CM_INDEX_DONE;
+	ErrorData  *failure = NULL;
+	ListCell   *lc;
+
+	foreach(lc, children)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (build_fenced(row, lfirst_oid(lc), parent_index, step, &failure) == CM_INDEX_DEFERRED)
+			result = CM_INDEX_DEFERRED;
+	}
+	if (failure != NULL)
+		ReThrowError(failure);
+	return result;
+}
+
 /*
  * Give a partitioned table its index on all partitions, and attach it to
- * parent_index if the table is itself a partition.  Partitions that are put
- * off do not stop the others.
+ * parent_index if the table is itself a partition.
  */
 static CmIndexResult
 build_tree(CmIndexRow *row, Oid relid, const char *index_name,
@@ -352,7 +408,6 @@ build_tree(CmIndexRow *row, Oid relid, const char *index_name,
 	.index_name = index_name,.parent_index = parent_index};
 	CmIndexResult result = build_parent(row, &look);
 	Oid			index = look.index_oid;
-	ListCell   *lc;
 
 	if (result != CM_INDEX_DONE)
 		return result;
@@ -363,12 +418,7 @@ build_tree(CmIndexRow *row, Oid relid, const char *index_name,
 	if (result != CM_INDEX_DONE || look.verdict == CM_INDEX_VALID)
 		return result;
 
-	foreach(lc, list_partitions(relid))
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (build_partition(row, lfirst_oid(lc), index) == CM_INDEX_DEFERRED)
-			result = CM_INDEX_DEFERRED;
-	}
+	result = build_each(row, list_partitions(relid), index, build_partition);
 	if (result == CM_INDEX_DONE)
 		require_parent_valid(row, &look);
 	return result;
@@ -395,14 +445,34 @@ collect_hot(Oid relid, TimestampTz cutoff, List *leaves)
 	return leaves;
 }
 
+/* Give one partition inside the hot window its index, attached to nothing. */
+static CmIndexResult
+build_hot_leaf(CmIndexRow *row, Oid child, Oid parent_index)
+{
+	char	   *name;
+	CmIndexLook look = {.plan = &row->plan,.relid = child};
+	CmIndexResult result = CM_INDEX_TABLE_GONE;
+
+	if (describe_relation(child, &name) != '\0')
+	{
+		look.index_name = cm_index_leaf_name(name, row->plan.index_name);
+		cm_progress_report(row->number, row->total, "building \"%s\" on \"%s\"",
+						   row->plan.index_name, name);
+		result = build_leaf(row, &look);
+	}
+	if (result == CM_INDEX_DONE)
+		row->leaves[row->nleaves++] = ObjectIdGetDatum(look.index_oid);
+	else if (result == CM_INDEX_TABLE_GONE)
+		row->leaf_total--;
+	return result;
+}
+
 /* Give each partition inside the hot window its index. */
 static CmIndexResult
 build_hot_leaves(CmIndexRow *row)
 {
-	CmIndexResult result = CM_INDEX_DONE;
 	TimestampTz cutoff;
 	List	   *leaves;
-	ListCell   *lc;
 
 	cm_transaction_begin(GetSessionUserId());
 	cutoff = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval,
@@ -413,30 +483,7 @@ build_hot_leaves(CmIndexRow *row)
 
 	row->leaf_total = list_length(leaves);
 	row->leaves = palloc0(sizeof(Datum) * Max(1, row->leaf_total));
-	foreach(lc, leaves)
-	{
-		char	   *name;
-		CmIndexLook look = {.plan = &row->plan,.relid = lfirst_oid(lc)};
-		CmIndexResult leaf;
-
-		CHECK_FOR_INTERRUPTS();
-		if (describe_relation(look.relid, &name) == '\0')
-		{
-			row->leaf_total--;
-			continue;
-		}
-		look.index_name = cm_index_leaf_name(name, row->plan.index_name);
-		cm_progress_report(row->number, row->total, "building \"%s\" on \"%s\"",
-						   row->plan.index_name, name);
-		leaf = build_leaf(row, &look);
-		if (leaf == CM_INDEX_DONE)
-			row->leaves[row->nleaves++] = ObjectIdGetDatum(look.index_oid);
-		else if (leaf == CM_INDEX_DEFERRED)
-			result = CM_INDEX_DEFERRED;
-		else
-			row->leaf_total--;
-	}
-	return result;
+	return build_each(row, leaves, InvalidOid, build_hot_leaf);
 }
 
 /*

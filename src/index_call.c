@@ -201,11 +201,7 @@ check_plan(const CmIndexPlan *plan, bool syntax_only)
 	relation_close(rel, NoLock);
 }
 
-/*
- * Remember which relation the row's table is, so that a rename is followed.
- * Names that mean another relation (a snapshot from before its rename) would
- * make the row that relation's.
- */
+/* Remember which relation the row's table is, so that a rename is followed. */
 static void
 remember_table(const CmIndexPlan *plan)
 {
@@ -214,12 +210,6 @@ remember_table(const CmIndexPlan *plan)
 	cm_catalog_enter(&scope);
 	cm_relation_remember(plan->relid);
 	cm_scope_leave(&scope);
-	if (mapped_relation(plan) != plan->relid)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not plan index \"%s\": the names of tables changed meanwhile",
-						plan->index_name),
-				 errhint("Try again in a new transaction.")));
 }
 
 /* The row means another index now: what builds said of it is void. */

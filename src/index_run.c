@@ -131,7 +131,7 @@ static void
 record_error(BuildRun *run, CmIndexRow *row, const ErrorData *edata)
 {
 	save_end(row, edata, NULL);
-	if (OidIsValid(row->conflict))
+	if (OidIsValid(row->conflict) && edata->sqlerrcode == ERRCODE_DUPLICATE_TABLE)
 	{
 		run->conflicts++;
 		return;

@@ -92,7 +92,6 @@ cm_run_due_jobs(PG_FUNCTION_ARGS)
 		PG_RETURN_INT32(0);
 	}
 	cm_runs_close_dead();
-	cm_relations_reconcile();
 
 	jobs = list_due_jobs(&count);
 	while (seen < count && cm_slots_background() < cm_max_workers)

@@ -103,7 +103,7 @@ SELECT * FROM stand;
 SELECT count(*) FROM truth WHERE index ~ 'refused';
 DELETE FROM concertmaster.index_plan WHERE schema_name = 'index_part_test';
 
--- a duplicate in one leaf: nothing invalid there, the rest is kept and finished later
+-- a duplicate in one leaf: nothing invalid there, the others are built all the same
 CREATE TABLE dup (id integer, k integer) PARTITION BY LIST (k);
 CREATE TABLE dup_1 PARTITION OF dup FOR VALUES IN (1);
 CREATE TABLE dup_2 PARTITION OF dup FOR VALUES IN (2);

@@ -46,6 +46,17 @@ is($node->safe_psql('d', "SELECT status FROM concertmaster.jobs WHERE name LIKE 
 $node->safe_psql('d', "BEGIN; SELECT concertmaster.request_job('refresh public.asked'); ROLLBACK");
 is($node->safe_psql('d', "SELECT next_run IS NULL FROM concertmaster.jobs WHERE name LIKE '%asked'"), 't', 'a request rolled back is none');
 
+# Settings of the database do not disturb the workers.
+$node->safe_psql('postgres', "ALTER DATABASE d SET default_transaction_read_only = on");
+$node->safe_psql('postgres', "ALTER DATABASE d SET default_transaction_isolation = 'serializable'");
+$node->safe_psql('postgres', "ALTER DATABASE d SET statement_timeout = '1ms'");
+$node->safe_psql('postgres', "ALTER DATABASE d SET search_path = nowhere");
+my $from = $node->safe_psql('postgres', 'SELECT clock_timestamp()');
+$node->safe_psql('postgres', 'ALTER DATABASE d RESET ALL') if poll_until(sub { $node->safe_psql('postgres',
+	"SELECT clock_timestamp() > '$from'::timestamptz + interval '2.5s'") eq 't' });
+is($node->safe_psql('d', "SELECT count(*) > 0, bool_and(status IN ('succeeded', 'running')) FROM concertmaster.job_runs WHERE name LIKE '%quick' AND start_time > '$from'"),
+	't|t', 'settings of the database do not disturb the workers');
+
 # Paused and resumed.
 $node->safe_psql('d', "SELECT concertmaster.pause_job('refresh public.quick')");
 poll_sql($node, 'd', 'SELECT count(*) FROM concertmaster.progress_jobs', '0');
