@@ -243,7 +243,7 @@ load_plan(const CmJob *job)
 
 	values[0] = Int32GetDatum(job->phase);
 	cm_transaction_begin(GetSessionUserId());
-	cm_relations_reconcile();
+	cm_relations_try_reconcile();
 	cm_catalog_enter(&scope);
 	SPI_execute_with_args("SELECT schema_name, table_name, index_name, is_unique, definition, hot_window"
 						  "  FROM concertmaster.index_plan WHERE phase = $1"

@@ -77,7 +77,7 @@ reconcile(int64 job_id)
 	CmJob	   *job = NULL;
 
 	cm_transaction_begin(GetSessionUserId());
-	cm_relations_reconcile();
+	cm_relations_try_reconcile();
 	if (job_id != 0)
 		job = cm_job_load(job_id);
 	cm_transaction_commit();
