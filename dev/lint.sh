@@ -174,7 +174,7 @@ changelog_knows_the_version() {
 
 # The version in the control file, and where the two formats demand a copy.
 version_is_in_one_place() {
-    grep -rnF "$(control_version)" Makefile dev .ci src sql --include='*' | grep -v '^sql/updates/' || true
+    grep -rnIF "$(control_version)" Makefile dev .ci src sql --include='*' | grep -v '^sql/updates/' || true
 }
 
 tests_have_outputs() {

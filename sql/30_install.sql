@@ -185,7 +185,7 @@ CREATE FUNCTION concertmaster._refresh_on_request(view regclass) RETURNS void
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cm_refresh_on_request';
 COMMENT ON FUNCTION concertmaster._refresh_on_request(regclass) IS
-'Internal: the refresh job of a view that pg_cron refreshes, without a period, due once if the view was never filled.  Error 42501 for others than the view''s owner.';
+'Internal: the refresh job of a view that pg_cron refreshes, without a period, due once if the view was never filled.  Errors: 42501 for others than the view''s owner, 42809 if it is no materialized view.';
 
 -- Ownership of what exists and CREATE on the schema are checked inside.
 CREATE FUNCTION concertmaster.plan_install(
@@ -204,11 +204,11 @@ RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cm_install';
 COMMENT ON FUNCTION concertmaster.install(name) IS
-'Make the platform''s tables, view, partition sets and index plan in the schema, owned by the caller, or adopt those that are there: one row per object, action being created, exists, pending (a job does it, under short locks) or remains (left to you: see detail).  May be called again.  Errors: 3F000 no such schema, 42939 a system schema, 42501 no CREATE privilege on it, 42809 a name is taken by another kind of object, 25006 on a standby, 22004 NULL.  Open to everybody who may create in the schema.';
+'Make the platform''s tables, view, partition sets and index plan in the schema, owned by the caller, or adopt those that are there: one row per object, action being created, exists, pending (a job does it, under short locks) or remains (left to you: see detail).  What reads tables that are there, the view and foreign keys, is made only where those are of one role, and as that role, who owns the view.  May be called again.  Errors: 3F000 no such schema, 42939 a system schema, 42501 no CREATE privilege on it, 42809 a name is taken by another kind of object, 25006 on a standby, 22004 NULL.  Open to everybody who may create in the schema.';
 CREATE FUNCTION concertmaster.uninstall(
     OUT object text, OUT action text, OUT detail text)
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cm_uninstall';
 COMMENT ON FUNCTION concertmaster.uninstall() IS
-'Let go of everything, so that DROP EXTENSION succeeds: column defaults that call this extension become core functions, its triggers, jobs, partition sets, managed views and plans go; tables, rows, indexes and views stay.  One row per thing done, action being changed, dropped, removed or remains (left to you: see detail).  What the caller does not own remains.  Errors: 55P03 if locks were not to be had, 25006 on a standby.  Open to everybody.';
+'Let go of everything, so that DROP EXTENSION succeeds: column defaults that call this extension become core functions, its triggers, jobs, partition sets, managed views and plans go; tables, rows, indexes and views stay.  One row per thing done, action being changed, dropped, removed or remains (left to you: see detail).  What the caller does not own remains; so does, for others than members of the extension''s owner, what has no owner any more.  Errors: 55P03 if locks were not to be had, 25006 on a standby.  Open to everybody.';

@@ -36,7 +36,9 @@ typedef enum CmStepWork
 
 /*
  * One step of a plan.  A pending step about a table that exists is run as
- * its owner, under the deadline; any other as the user of the plan.
+ * its owner, under the deadline; one that reads tables as their common owner,
+ * since what it reads can call that role's functions; any other as the user
+ * of the plan.
  */
 typedef struct CmInstallStep
 {
@@ -47,6 +49,7 @@ typedef struct CmInstallStep
 	char	   *lock;			/* what it takes on relations that exist, or NULL */
 	Oid			relid;			/* the table that it locks, or none */
 	LOCKMODE	mode;			/* how */
+	Oid			role;			/* to run as, or InvalidOid: as said above */
 	List	   *statements;		/* of char *, run in order */
 	char	   *doubt;			/* query: a row means that it must not be done */
 	char	   *validate;		/* last statement, which nobody queues behind */
@@ -80,6 +83,8 @@ typedef struct CmBundledTable
 	char		relkind;
 	bool		owned;			/* the plan's user has the owner's rights */
 	char	   *owner;
+	Oid			ownerid;		/* the plan's user if the table is not there */
+	bool		uuid_key;		/* its column id is, or will be, a uuid */
 	char	   *range_column;	/* by whose ranges it is partitioned, or NULL */
 } CmBundledTable;
 

@@ -4,8 +4,8 @@
  *	  plan_install() shows a plan, install() does what can be done at once,
  *	  the job "adopt <schema>" does the rest.
  *
- * install() runs in the caller's transaction, as the caller, with a pinned
- * search_path.  It creates new relations and writes our own catalog tables;
+ * install() runs in the caller's transaction with a pinned search_path, as the
+ * caller, or as the owner of the tables where a step reads those.  It creates new relations and writes our own catalog tables;
  * it takes no lock on a table that exists but what a SELECT takes.  Calls of
  * it wait for each other on concertmaster.installation.
  *
@@ -208,14 +208,17 @@ record_index(CmInstallPlan *plan, CmInstallStep *step)
 	cm_scope_leave(&scope);
 }
 
-/* Run a step's statements as the caller, in the caller's transaction. */
+/*
+ * Run a step's statements as the caller, or as the step's own role, in the
+ * caller's transaction.
+ */
 static void
 run_statements(CmInstallStep *step)
 {
 	CmScope		scope;
 	ListCell   *cell;
 
-	cm_owner_enter(&scope, GetUserId(), false);
+	cm_owner_enter(&scope, OidIsValid(step->role) ? step->role : GetUserId(), false);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	foreach(cell, step->statements)
@@ -322,8 +325,8 @@ typedef struct AdoptRun
 } AdoptRun;
 
 /*
- * The role that a pending step is run as: the table's owner, whom the job's
- * owner must be able to act for.  Since the plan was made, the table can be
+ * The role that a pending step is run as: its own or the table's owner, whom
+ * the job's owner must be able to act for.  Since the plan was made, the table can be
  * gone or have changed hands, or all can have been uninstalled.
  */
 static bool
@@ -335,6 +338,11 @@ step_role(AdoptRun *run, CmInstallStep *step, Oid *role)
 	cm_transaction_begin(run->plan->userid);
 	if (!is_installed(run->plan->schema_name))
 		may = false;
+	else if (OidIsValid(step->role))
+	{
+		*role = step->role;
+		may = has_privs_of_role(run->plan->userid, *role);
+	}
 	else if (!OidIsValid(step->relid))
 		may = true;
 	else if (get_rel_name(step->relid) == NULL)

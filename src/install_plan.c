@@ -115,8 +115,10 @@ load_tables(CmInstallPlan *plan)
 
 	rows = cm_install_ask(plan,
 						  "SELECT b.table_name, b.partition_column, b.comment, c.oid, c.relkind,"
-						  "       pg_get_userbyid(c.relowner) AS owner,"
+						  "       pg_get_userbyid(c.relowner) AS owner, c.relowner AS ownerid,"
 						  "       pg_has_role($2::name, c.relowner, 'USAGE') AS owned,"
+						  "       EXISTS (SELECT FROM pg_attribute k WHERE k.attrelid = c.oid AND k.attname = 'id'"
+						  "          AND NOT k.attisdropped AND k.atttypid = 'uuid'::regtype) AS uuid_key,"
 						  "       a.attname AS range_column"
 						  "  FROM concertmaster._bundled_tables() b"
 						  "  LEFT JOIN pg_class c ON c.relname = b.table_name"
@@ -135,11 +137,15 @@ load_tables(CmInstallPlan *plan)
 		table->quoted = quote_qualified_identifier(plan->schema_name, table->name);
 		table->partition_column = cm_install_value(i, "partition_column");
 		table->comment = cm_install_value(i, "comment");
+		table->ownerid = plan->userid;
+		table->uuid_key = true;
 		if (oid != NULL)
 		{
 			table->relid = (Oid) strtoul(oid, NULL, 10);
 			table->relkind = cm_install_value(i, "relkind")[0];
 			table->owner = cm_install_value(i, "owner");
+			table->ownerid = (Oid) strtoul(cm_install_value(i, "ownerid"), NULL, 10);
+			table->uuid_key = cm_install_is_true(i, "uuid_key");
 			table->owned = cm_install_is_true(i, "owned");
 			table->range_column = cm_install_value(i, "range_column");
 		}

@@ -7,7 +7,8 @@
  * the users' own that use uuid_v7() or our triggers are found too.  Column
  * defaults become core functions, triggers are dropped; then sets, managed
  * views, jobs and plans are forgotten through their own doors or by deleting
- * their rows.  What the caller does not own, and what cannot be handed back
+ * their rows.  A table is altered as its owner: a default that is read anew can
+ * call that role's functions.  What the caller does not own, and what cannot be handed back
  * (a view that calls a function of ours, say), is reported as remaining.
  *
  * Locks: AccessExclusiveLock on every table that is altered.  They are taken
@@ -32,6 +33,7 @@
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/resowner.h"
@@ -48,8 +50,9 @@ typedef struct Removal
 	char	   *object;
 	const char *action;
 	char	   *detail;
-	char	   *statement;		/* run as the caller, or NULL */
-	Oid			relid;			/* to lock first, or InvalidOid */
+	char	   *statement;		/* or NULL */
+	Oid			relid;			/* to lock first and run as its owner, or
+								 * InvalidOid: run as the caller */
 	bool		silent;			/* a leaf: its parent's row tells of it */
 } Removal;
 
@@ -64,6 +67,13 @@ typedef struct Removal
 	"(SELECT d.objid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid" \
 	"  WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'" \
 	"    AND d.classid = 'pg_class'::regclass AND e.extname = 'concertmaster')"
+
+/*
+ * Does the caller look after the extension?  Only such a one may take away
+ * what belongs to nobody any more: it can come back, under another name.
+ * In the catalog's scope current_user is the extension's owner.
+ */
+#define IS_KEEPER "pg_has_role($1::name, current_user, 'USAGE')"
 
 /* Each query gives these columns; $1 is the caller's role. */
 static const char *const removal_queries[] = {
@@ -150,39 +160,42 @@ static const char *const removal_queries[] = {
 /* Rows of our own tables that go, run in the catalog's scope; $1 as above. */
 static const char *const forget_queries[] = {
 	"WITH gone AS (DELETE FROM concertmaster.index_plan p"
-	"   WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-	"      WHERE n.nspname = p.schema_name AND c.relname = p.table_name"
-	"        AND NOT pg_has_role($1::name, c.relowner, 'USAGE'))"
+	"   WHERE coalesce((SELECT pg_has_role($1::name, c.relowner, 'USAGE')"
+	"      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+	"      WHERE n.nspname = p.schema_name AND c.relname = p.table_name), " IS_KEEPER ")"
 	"   RETURNING schema_name)"
 	" SELECT format('index plan of schema %I', schema_name) AS object, 'removed' AS action,"
 	"        format('%s planned indexes; those that are built stay', count(*)) AS detail"
 	"   FROM gone GROUP BY schema_name ORDER BY 1",
 
 	"WITH gone AS (DELETE FROM concertmaster.job j"
-	"   WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = j.owner"
-	"        AND NOT pg_has_role($1::name, r.oid, 'USAGE'))"
+	"   WHERE coalesce((SELECT pg_has_role($1::name, r.oid, 'USAGE') FROM pg_roles r"
+	"      WHERE r.rolname = j.owner), " IS_KEEPER ")"
 	"   RETURNING name)"
 	" SELECT format('job %s', name) AS object, 'removed' AS action, NULL AS detail FROM gone ORDER BY 1",
 
 	"WITH gone AS (DELETE FROM concertmaster.installation i"
-	"   WHERE NOT EXISTS (SELECT FROM concertmaster._bundled_tables() b"
+	"   WHERE coalesce((SELECT bool_and(pg_has_role($1::name, c.relowner, 'USAGE'))"
+	"      FROM concertmaster._bundled_tables() b"
 	"      JOIN pg_class c ON c.relname = b.table_name JOIN pg_namespace n ON n.oid = c.relnamespace"
-	"      WHERE n.nspname = i.schema_name AND NOT pg_has_role($1::name, c.relowner, 'USAGE'))"
+	"      WHERE n.nspname = i.schema_name), " IS_KEEPER ")"
 	"   RETURNING schema_name)"
 	" SELECT format('installation in schema %I', schema_name) AS object, 'removed' AS action,"
 	"        'its tables, rows, indexes and views stay' AS detail FROM gone ORDER BY 1",
 };
 
-/* Rows without a relation or a job any more; nothing is told of them. */
+/* Rows without a relation or a job any more; nothing is told of them.  $1 as above. */
 static const char *const sweep_statements[] = {
-	"DELETE FROM concertmaster.partition_set s WHERE NOT EXISTS"
+	"DELETE FROM concertmaster.partition_set s WHERE " IS_KEEPER " AND NOT EXISTS"
 	" (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
 	"   WHERE n.nspname = s.schema_name AND c.relname = s.table_name)",
-	"DELETE FROM concertmaster.matview s WHERE NOT EXISTS"
+	"DELETE FROM concertmaster.matview s WHERE " IS_KEEPER " AND NOT EXISTS"
 	" (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
 	"   WHERE n.nspname = s.schema_name AND c.relname = s.view_name)",
 	"DELETE FROM concertmaster.relation_map m WHERE NOT EXISTS"
 	" (SELECT FROM concertmaster.managed_names v WHERE v.relid = m.relid)",
+	"DELETE FROM concertmaster.job WHERE kind = 'prune'"
+	"   AND NOT EXISTS (SELECT FROM concertmaster.job WHERE kind <> 'prune')",
 	"DELETE FROM concertmaster.armed WHERE NOT EXISTS (SELECT FROM concertmaster.job)",
 };
 
@@ -234,13 +247,15 @@ append_removals(List *removals, const char *sql, Oid userid)
 	return removals;
 }
 
-/* Is there a job of this kind of driver to take back? */
+/* Does pg_cron drive the jobs, and is it the caller's to take that back? */
 static bool
-driven_by_pg_cron(void)
+driven_by_pg_cron(Oid userid)
 {
 	CmScope		scope;
 	bool		found;
 
+	if (!has_privs_of_role(userid, cm_extension_owner()))
+		return false;
 	cm_catalog_enter(&scope);
 	SPI_execute("SELECT FROM concertmaster.armed WHERE driver = 'pg_cron'", false, 1);
 	found = SPI_processed > 0;
@@ -248,13 +263,13 @@ driven_by_pg_cron(void)
 	return found;
 }
 
-/* Run a statement as the caller. */
+/* Run a statement as a role. */
 static void
-run_as_caller(const char *sql)
+run_as(const char *sql, Oid userid)
 {
 	CmScope		scope;
 
-	cm_owner_enter(&scope, GetUserId(), false);
+	cm_owner_enter(&scope, userid, false);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	if (SPI_execute(sql, false, 0) < 0)
@@ -287,7 +302,9 @@ remove_all(Oid userid)
 	List	   *removals = NIL;
 	ListCell   *cell;
 	CmScope		scope;
+	MemoryContext context = CurrentMemoryContext;
 
+	cm_relations_reconcile();
 	for (int i = 0; i < lengthof(removal_queries); i++)
 		removals = append_removals(removals, removal_queries[i], userid);
 	lock_tables(removals);
@@ -296,16 +313,17 @@ remove_all(Oid userid)
 		Removal    *removal = lfirst(cell);
 
 		if (removal->statement != NULL)
-			run_as_caller(removal->statement);
+			run_as(removal->statement, OidIsValid(removal->relid) ?
+				   cm_relation_owner(removal->relid) : userid);
 	}
-	if (driven_by_pg_cron())
-		run_as_caller("SELECT concertmaster.use_pg_cron(false)");
+	if (driven_by_pg_cron(userid))
+		run_as("SELECT concertmaster.use_pg_cron(false)", userid);
 	for (int i = 0; i < lengthof(forget_queries); i++)
 		removals = append_removals(removals, forget_queries[i], userid);
 
 	cm_catalog_enter(&scope);
 	for (int i = 0; i < lengthof(sweep_statements); i++)
-		SPI_execute(sweep_statements[i], false, 0);
+		(void) ask(sweep_statements[i], userid, context);
 	cm_scope_leave(&scope);
 	return removals;
 }

@@ -21,6 +21,7 @@
 
 #include "catalog/pg_class.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "concertmaster.h"
@@ -46,6 +47,24 @@ foreign_key_clause(const char *column, CmBundledTable *referenced)
 					quote_identifier(column), referenced->quoted);
 }
 
+/*
+ * Why a foreign key is not for us to add, or NULL.  Whoever adds it compares
+ * the rows of both tables, and runs what a type or a policy of either calls:
+ * so both must be of one role, and the key of a type that calls nothing.
+ */
+static char *
+foreign_key_objection(CmBundledTable *table, const char *column, CmBundledTable *referenced)
+{
+	if (!referenced->uuid_key)
+		return psprintf("not added: %s has no column id of type uuid", referenced->quoted);
+	if (referenced->ownerid != table->ownerid)
+		return psprintf("not added: %s belongs to role \"%s\", %s to role \"%s\"; if both trust each other: ALTER TABLE %s ADD %s",
+						table->quoted, GetUserNameFromId(table->ownerid, false),
+						referenced->quoted, GetUserNameFromId(referenced->ownerid, false),
+						table->quoted, foreign_key_clause(column, referenced));
+	return NULL;
+}
+
 /* Let the job add a foreign key, unless rows break it. */
 static void
 plan_foreign_key(CmInstallPlan *plan, CmBundledTable *table, const char *name,
@@ -53,9 +72,15 @@ plan_foreign_key(CmInstallPlan *plan, CmBundledTable *table, const char *name,
 {
 	CmInstallStep *step;
 	const char *quoted_name = quote_identifier(name);
+	char	   *object = psprintf("constraint %s on %s", quoted_name, table->quoted);
+	char	   *objection = foreign_key_objection(table, column, referenced);
 
-	step = cm_install_step(plan, CM_STEP_PENDING,
-						   psprintf("constraint %s on %s", quoted_name, table->quoted),
+	if (objection != NULL)
+	{
+		cm_install_step(plan, CM_STEP_REMAINS, object, objection);
+		return;
+	}
+	step = cm_install_step(plan, CM_STEP_PENDING, object,
 						   psprintf("not added if a %s has no row in %s", column, referenced->quoted));
 	step->lock = OidIsValid(table->relid) ?
 		psprintf("ShareRowExclusiveLock on %s and %s; to validate, ShareUpdateExclusiveLock and RowShareLock",

@@ -5,7 +5,10 @@
  *
  * Over new tables the view is made with its (empty) data.  Over tables that
  * exist it is made WITH NO DATA, which locks them no more than a SELECT would;
- * the first fill is left to its refresh job.  A view that is there keeps its
+ * the first fill is left to its refresh job.  It is made by and for the role
+ * that owns both tables, whoever calls: a refresh runs what the types and
+ * policies of its tables call, and must not run it with a caller's rights.
+ * For the same reason its columns must be of core's types.  A view that is there keeps its
  * definition and gets the unique index that REFRESH CONCURRENTLY needs.
  *
  * Where pg_cron refreshes the view already, our job has no schedule, so that
@@ -17,8 +20,8 @@
  *
  * Locks: none, see install_plan.c.
  *
- * What it does not do: see cron jobs that run from another database, or
- * compare the definition of a view that is there with ours.
+ * What it does not do: see cron jobs that run from another database, or of a
+ * role that has no more than MAINTAIN on the view, or compare the definition of a view that is there with ours.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,6 +32,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 #include "concertmaster.h"
 #include "install.h"
@@ -44,28 +48,57 @@ typedef enum SourceState
 	SOURCE_READY,
 	SOURCE_INCOMPLETE,			/* columns are pending */
 	SOURCE_FOREIGN,				/* somebody else's */
+	SOURCE_MIXED,				/* of two roles */
+	SOURCE_CLOSED,				/* their owner may not create in the schema */
 	SOURCE_UNFIT				/* of other types */
 } SourceState;
 
-/* Can the view be made over the two tables?  Sets *with_time_zone. */
-static SourceState
-look_at_sources(CmInstallPlan *plan, bool *with_time_zone)
+/* Why the view cannot be made, NULL if it can, now or later. */
+static char *
+source_objection(CmInstallPlan *plan, SourceState state)
 {
-	CmBundledTable *responses = cm_install_table(plan, "form_responses");
-	CmBundledTable *schemas = cm_install_table(plan, "form_schemas");
-	const char *args[] = {psprintf("%u", responses->relid), psprintf("%u", schemas->relid)};
+	Oid			owner = cm_install_table(plan, "form_responses")->ownerid;
+
+	switch (state)
+	{
+		case SOURCE_READY:
+		case SOURCE_INCOMPLETE:
+			break;
+		case SOURCE_FOREIGN:
+			return "not made: its tables belong to somebody else";
+		case SOURCE_MIXED:
+			return "not made: form_responses and form_schemas belong to different roles; give both to one: ALTER TABLE ... OWNER TO";
+		case SOURCE_CLOSED:
+			return psprintf("not made: the owner of its tables, who would own it, may not create in the schema: GRANT CREATE ON SCHEMA %s TO %s",
+							quote_identifier(plan->schema_name),
+							quote_identifier(GetUserNameFromId(owner, false)));
+		case SOURCE_UNFIT:
+			return "not made: its columns in form_responses or form_schemas are of other types";
+	}
+	return NULL;
+}
+
+/* Do the columns allow it?  Sets *with_time_zone. */
+static SourceState
+look_at_columns(CmInstallPlan *plan, Oid responses, Oid schemas, bool *with_time_zone)
+{
+	const char *args[] = {psprintf("%u", responses), psprintf("%u", schemas)};
 	int			rows;
 	SourceState state = SOURCE_READY;
 
+	/*
+	 * The keys are compared, where a type of a user's own could bring a cast
+	 * along.  A name is only grouped by: a type that a superuser made, such
+	 * as citext, or the table's owner, will do.
+	 */
 	*with_time_zone = true;
-	if ((OidIsValid(responses->relid) && !responses->owned) ||
-		(OidIsValid(schemas->relid) && !schemas->owned))
-		return SOURCE_FOREIGN;
-
 	rows = cm_install_ask(plan,
 						  "SELECT n.relid::oid <> 0 AND a.attnum IS NULL AS missing,"
-						  "       a.attnum IS NOT NULL AND n.types IS NOT NULL"
-						  "         AND NOT format_type(a.atttypid, NULL) = ANY (n.types) AS unfit,"
+						  "       a.attnum IS NOT NULL AND CASE"
+						  "         WHEN n.types IS NOT NULL THEN NOT format_type(a.atttypid, NULL) = ANY (n.types)"
+						  "         WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN false"
+						  "         WHEN n.name = 'name' THEN NOT (t.typowner = c.relowner OR r.rolsuper)"
+						  "         ELSE true END AS unfit,"
 						  "       n.name = 'submitted_at' AND a.atttypid = 'timestamp'::regtype AS without_zone"
 						  "  FROM (VALUES ($1, 'form_schema_id', NULL),"
 						  "               ($1, 'submitted_at', ARRAY['timestamp with time zone', 'timestamp without time zone']),"
@@ -73,7 +106,10 @@ look_at_sources(CmInstallPlan *plan, bool *with_time_zone)
 						  "               ($2, 'id', NULL),"
 						  "               ($2, 'name', NULL)) AS n (relid, name, types)"
 						  "  LEFT JOIN pg_attribute a ON a.attrelid = n.relid::oid"
-						  "   AND a.attname = n.name AND NOT a.attisdropped",
+						  "   AND a.attname = n.name AND NOT a.attisdropped"
+						  "  LEFT JOIN pg_class c ON c.oid = a.attrelid"
+						  "  LEFT JOIN pg_type t ON t.oid = a.atttypid"
+						  "  LEFT JOIN pg_roles r ON r.oid = t.typowner",
 						  2, args);
 	for (int i = 0; i < rows; i++)
 	{
@@ -87,6 +123,25 @@ look_at_sources(CmInstallPlan *plan, bool *with_time_zone)
 	return state;
 }
 
+/* Can the view be made over the two tables?  Sets *with_time_zone. */
+static SourceState
+look_at_sources(CmInstallPlan *plan, bool *with_time_zone)
+{
+	CmBundledTable *responses = cm_install_table(plan, "form_responses");
+	CmBundledTable *schemas = cm_install_table(plan, "form_schemas");
+	const char *args[] = {psprintf("%u", responses->ownerid), plan->schema_name};
+
+	if ((OidIsValid(responses->relid) && !responses->owned) ||
+		(OidIsValid(schemas->relid) && !schemas->owned))
+		return SOURCE_FOREIGN;
+	if (responses->ownerid != schemas->ownerid)
+		return SOURCE_MIXED;
+	if (responses->ownerid != plan->userid &&
+		cm_install_ask(plan, "SELECT WHERE has_schema_privilege($1::oid, $2, 'CREATE')", 2, args) == 0)
+		return SOURCE_CLOSED;
+	return look_at_columns(plan, responses->relid, schemas->relid, with_time_zone);
+}
+
 /*
  * Create the view, its unique index and its comments.  Returns when that is,
  * CM_STEP_REMAINS if never.
@@ -98,17 +153,16 @@ plan_new_view(CmInstallPlan *plan, const char *quoted)
 	CmBundledTable *schemas = cm_install_table(plan, "form_schemas");
 	bool		empty = !OidIsValid(responses->relid) && !OidIsValid(schemas->relid);
 	char	   *object = psprintf("materialized view %s", quoted);
-	bool		with_time_zone;
+	bool		with_time_zone = true;
 	SourceState state = look_at_sources(plan, &with_time_zone);
 	const char *args[] = {plan->schema_name, with_time_zone ? "true" : "false"};
 	CmInstallStep *step;
+	char	   *objection = source_objection(plan, state);
 	char	   *query;
 
-	if (state == SOURCE_FOREIGN || state == SOURCE_UNFIT)
+	if (objection != NULL)
 	{
-		cm_install_step(plan, CM_STEP_REMAINS, object,
-						state == SOURCE_FOREIGN ? "not made: its tables belong to somebody else" :
-						"not made: its columns in form_responses are of other types");
+		cm_install_step(plan, CM_STEP_REMAINS, object, objection);
 		return CM_STEP_REMAINS;
 	}
 
@@ -119,6 +173,7 @@ plan_new_view(CmInstallPlan *plan, const char *quoted)
 	if (!empty)
 		step->lock = psprintf("AccessShareLock on %s and %s", responses->quoted, schemas->quoted);
 	step->unhurried = true;
+	step->role = responses->ownerid;
 	step->statements = list_make4(psprintf("CREATE MATERIALIZED VIEW %s AS\n%s\nWITH %sDATA",
 										   quoted, query, empty ? "" : "NO "),
 								  psprintf("CREATE UNIQUE INDEX %s ON %s (form_schema_id, day)",
@@ -143,19 +198,26 @@ plan_schedule(CmInstallPlan *plan, const char *quoted, CmStepAction action, cons
 										   literal));
 	if (cron_job == NULL)
 		return;
-	step->detail = psprintf("only on request, because pg_cron job %s refreshes the view; to change over: SELECT cron.unschedule(%s), then SELECT concertmaster.manage_matview(%s, every => '15 minutes')",
-							cron_job, cron_job, literal);
+	if (cron_job[0] == '\0')
+		step->detail = pstrdup("only on request, because a pg_cron job of another role refreshes the view");
+	else
+		step->detail = psprintf("only on request, because pg_cron job %s refreshes the view; to change over: SELECT cron.unschedule(%s), then SELECT concertmaster.manage_matview(%s, every => '15 minutes')",
+								cron_job, cron_job, literal);
 	step->statements = lappend(step->statements,
 							   psprintf("SELECT concertmaster._refresh_on_request(%s::pg_catalog.regclass)", literal));
 }
 
 /*
- * The pg_cron job of this database that refreshes the view, as a literal
- * that cron.unschedule() takes; NULL if there is none.
+ * The pg_cron job of this database that refreshes the view of this owner, as
+ * a literal that cron.unschedule() takes; NULL if there is none, "" if it is
+ * not the caller's to know.  A job counts that runs as a role with the owner's rights; another
+ * cannot refresh the view.
  */
 static char *
-find_cron_job(CmInstallPlan *plan)
+find_cron_job(CmInstallPlan *plan, Oid view_owner)
 {
+	const char *args[] = {psprintf("%u", view_owner), GetUserNameFromId(plan->userid, false)};
+
 	/*
 	 * We read it as the extension's owner, so it must be pg_cron's own table:
 	 * anybody could make a view of that name that calls a function.
@@ -168,18 +230,23 @@ find_cron_job(CmInstallPlan *plan)
 					   " WHERE n.nspname = 'cron' AND c.relname = 'job' AND c.relkind = 'r'"
 					   "   AND e.extname = 'pg_cron'", 0, NULL) == 0)
 		return NULL;
+
+	/* Nor do its row policies keep us from others' jobs; their names stay theirs. */
 	if (cm_install_ask(plan,
-					   "SELECT coalesce(quote_literal(jobname), jobid::text) AS job FROM cron.job"
-					   " WHERE active AND database = current_database()"
-					   "   AND command ~* '\\mrefresh\\M.*\\m" VIEW_NAME "\\M'"
-					   " ORDER BY jobid LIMIT 1", 0, NULL) == 0)
+					   "SELECT coalesce(quote_literal(j.jobname), j.jobid::text) AS job,"
+					   "       pg_has_role($2::name, r.oid, 'USAGE') AS visible"
+					   "  FROM cron.job j JOIN pg_roles r ON r.rolname = j.username"
+					   " WHERE j.active AND j.database = current_database()"
+					   "   AND j.command ~* '\\mrefresh\\M.*\\m" VIEW_NAME "\\M'"
+					   "   AND pg_has_role(r.oid, $1::oid, 'USAGE')"
+					   " ORDER BY 2 DESC, j.jobid LIMIT 1", 2, args) == 0)
 		return NULL;
-	return cm_install_value(0, "job");
+	return cm_install_is_true(0, "visible") ? cm_install_value(0, "job") : pstrdup("");
 }
 
 /* A materialized view of the name is there: keep it, make it refreshable. */
 static void
-plan_existing_view(CmInstallPlan *plan, const char *quoted, const char *cron_job)
+plan_existing_view(CmInstallPlan *plan, const char *quoted, Oid owner)
 {
 	const char *args[] = {plan->schema_name, VIEW_NAME};
 	char	   *object = psprintf("materialized view %s", quoted);
@@ -229,7 +296,19 @@ plan_existing_view(CmInstallPlan *plan, const char *quoted, const char *cron_job
 	if (managed)
 		cm_install_step(plan, CM_STEP_EXISTS, psprintf("job refresh %s", quoted), NULL);
 	else
-		plan_schedule(plan, quoted, indexed ? CM_STEP_CREATE : CM_STEP_PENDING, cron_job);
+		plan_schedule(plan, quoted, indexed ? CM_STEP_CREATE : CM_STEP_PENDING,
+					  find_cron_job(plan, owner));
+}
+
+/* Refuse everything that is not a materialized view of the caller's. */
+static void
+require_own_view(Oid relid)
+{
+	cm_relation_require_owner(relid);
+	if (get_rel_relkind(relid) != RELKIND_MATVIEW)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a materialized view", get_rel_name(relid))));
 }
 
 /*
@@ -244,7 +323,8 @@ cm_refresh_on_request(PG_FUNCTION_ARGS)
 	Datum		values[1];
 	CmScope		scope;
 
-	cm_relation_require_owner(relid);
+	require_own_view(relid);
+	cm_relations_reconcile();
 	values[0] = Int64GetDatum(cm_job_upsert(CM_JOB_REFRESH, relid, 0, NULL, true));
 	cm_catalog_enter(&scope);
 	SPI_execute_with_args("UPDATE concertmaster.job_state s SET next_run = NULL"
@@ -264,10 +344,9 @@ cm_install_plan_view(CmInstallPlan *plan)
 	const char *args[] = {plan->schema_name, VIEW_NAME, GetUserNameFromId(plan->userid, false)};
 	char	   *quoted = quote_qualified_identifier(plan->schema_name, VIEW_NAME);
 	char	   *object = psprintf("materialized view %s", quoted);
-	char	   *cron_job = find_cron_job(plan);
 
 	if (cm_install_ask(plan,
-					   "SELECT c.relkind, pg_get_userbyid(c.relowner) AS owner,"
+					   "SELECT c.relkind, c.relowner, pg_get_userbyid(c.relowner) AS owner,"
 					   "       pg_has_role($3::name, c.relowner, 'USAGE') AS owned"
 					   "  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
 					   " WHERE n.nspname = $1 AND c.relname = $2",
@@ -276,7 +355,8 @@ cm_install_plan_view(CmInstallPlan *plan)
 		CmStepAction action = plan_new_view(plan, quoted);
 
 		if (action != CM_STEP_REMAINS)
-			plan_schedule(plan, quoted, action, cron_job);
+			plan_schedule(plan, quoted, action,
+						  find_cron_job(plan, cm_install_table(plan, "form_responses")->ownerid));
 	}
 	else if (cm_install_value(0, "relkind")[0] != RELKIND_MATVIEW)
 		cm_install_step(plan, CM_STEP_CONFLICT, object, "the name belongs to another kind of object");
@@ -284,7 +364,7 @@ cm_install_plan_view(CmInstallPlan *plan)
 		cm_install_step(plan, CM_STEP_REMAINS, object,
 						psprintf("belongs to role \"%s\"", cm_install_value(0, "owner")));
 	else
-		plan_existing_view(plan, quoted, cron_job);
+		plan_existing_view(plan, quoted, (Oid) strtoul(cm_install_value(0, "relowner"), NULL, 10));
 }
 
 /* Add what the user has to know of what lies around. */

@@ -149,6 +149,7 @@ cm_job_upsert(CmJobKind kind, Oid relid, int phase, Interval *every, bool run_no
 	int64		job_id;
 	char	   *name = cm_job_name(kind, relid, phase);
 
+	cm_relations_reconcile();
 	cm_catalog_enter(&scope);
 	cm_relation_remember(relid);
 	job_id = upsert_row(name, kind,

@@ -227,6 +227,32 @@ cm_relation_resolve(const char *schema_name, const char *relation_name)
 }
 
 /*
+ * Refuse if the name still means another relation to us, which exists: our
+ * settings of that name are that one's.  After cm_relations_reconcile() this
+ * is seen only by a transaction whose snapshot is older than a rename.
+ */
+static void
+require_name_free(Oid relid, Datum schema_name, Datum relation_name)
+{
+	Oid			types[3] = {NAMEOID, NAMEOID, OIDOID};
+	Datum		values[3] = {schema_name, relation_name, ObjectIdGetDatum(relid)};
+	bool		isnull;
+
+	SPI_execute_with_args("SELECT relid FROM concertmaster.relation_map"
+						  " WHERE schema_name = $1 AND relation_name = $2 AND relid <> $3",
+						  3, types, values, NULL, false, 1);
+	if (SPI_processed == 0 ||
+		!SearchSysCacheExists1(RELOID, SPI_getbinval(SPI_tuptable->vals[0],
+													 SPI_tuptable->tupdesc, 1, &isnull)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("name \"%s\" belonged to another relation when this transaction began",
+					get_rel_name(relid)),
+			 errhint("Try again in a new transaction.")));
+}
+
+/*
  * Remember that the relation's present name means this oid.  Caller is in a
  * cm_catalog_enter() scope.
  */
@@ -243,6 +269,7 @@ cm_relation_remember(Oid relid)
 	values[0] = NameGetDatum(&schema_name);
 	values[1] = NameGetDatum(&relation_name);
 	values[2] = ObjectIdGetDatum(relid);
+	require_name_free(relid, values[0], values[1]);
 	SPI_execute_with_args("INSERT INTO concertmaster.relation_map (schema_name, relation_name, relid)"
 						  " VALUES ($1, $2, $3)"
 						  " ON CONFLICT (schema_name, relation_name) DO UPDATE SET relid = EXCLUDED.relid"

@@ -170,22 +170,57 @@ cm_transaction_abort(void)
 	MemoryContextSwitchTo(context);
 }
 
-/* Parse, plan and run one statement in the transaction that is open. */
-static void
-run_in_portal(const char *sql)
+/* Parse a text that holds one statement. */
+static RawStmt *
+parse_one(const char *sql)
 {
 	List	   *parsed = pg_parse_query(sql);
-	RawStmt    *raw;
+
+	if (list_length(parsed) != 1)
+		elog(ERROR, "expected one statement, got %d: %s", list_length(parsed), sql);
+	return linitial_node(RawStmt, parsed);
+}
+
+/* Will the statement commit and go on in further transactions? */
+static bool
+commits_inside(const Node *stmt)
+{
+	if (IsA(stmt, IndexStmt))
+		return ((const IndexStmt *) stmt)->concurrent;
+	if (IsA(stmt, DropStmt))
+		return ((const DropStmt *) stmt)->concurrent;
+	if (IsA(stmt, AlterTableStmt))
+	{
+		const AlterTableCmd *cmd = linitial_node(AlterTableCmd, ((const AlterTableStmt *) stmt)->cmds);
+
+		return cmd->subtype == AT_DetachPartition &&
+			castNode(PartitionCmd, cmd->def)->concurrent;
+	}
+	return IsA(stmt, ReindexStmt);
+}
+
+/*
+ * Become the role that the statement runs as.  SECURITY_LOCAL_USERID_CHANGE
+ * keeps user code from SET ROLE; a statement that commits inside cannot have
+ * it, because a transaction must not start with it, and sets
+ * SECURITY_RESTRICTED_OPERATION itself around any user code.
+ */
+static void
+become_owner(Oid userid, const Node *stmt)
+{
+	SetUserIdAndSecContext(userid, commits_inside(stmt) ? 0 : SECURITY_LOCAL_USERID_CHANGE);
+}
+
+/* Plan and run one statement in the transaction that is open. */
+static void
+run_in_portal(RawStmt *raw, const char *sql)
+{
 	List	   *queries;
 	List	   *plans;
 	Portal		portal;
 	DestReceiver *receiver;
 	QueryCompletion completion;
 	bool		snapshot = false;
-
-	if (list_length(parsed) != 1)
-		elog(ERROR, "expected one statement, got %d: %s", list_length(parsed), sql);
-	raw = linitial_node(RawStmt, parsed);
 
 	if (analyze_requires_snapshot(raw))
 	{
@@ -243,12 +278,15 @@ cm_statement_run(const char *sql, Oid userid, int deadline_ms)
 								  ALLOCSET_DEFAULT_SIZES);
 	PG_TRY();
 	{
+		RawStmt    *raw;
+
 		SetCurrentStatementStartTimestamp();
 		StartTransactionCommand();
-		SetUserIdAndSecContext(userid, SECURITY_LOCAL_USERID_CHANGE);
 		MemoryContextSwitchTo(trees);
+		raw = parse_one(sql);
+		become_owner(userid, raw->stmt);
 		cm_deadline_arm(deadline_ms);
-		run_in_portal(sql);
+		run_in_portal(raw, sql);
 		CommitTransactionCommand();
 		fired = cm_deadline_disarm();
 	}

@@ -141,5 +141,16 @@ poll_sql($node, 'app', "SELECT count(*) FROM concertmaster.plan_install('theirs'
 is($node->safe_psql('app', "SELECT count(*) FROM pg_class WHERE relnamespace = 'theirs'::regnamespace AND relname = 'workflows' AND relowner = 'app_owner'::regrole"),
 	'1', 'which keeps its owner');
 
+SKIP:
+{
+	skip 'pg_cron is not installed', 2 unless $have_cron;
+	$node->safe_psql('app', 'CREATE ROLE stranger; CREATE SCHEMA fresh AUTHORIZATION app_owner');
+	my $ask = "SET LOCAL ROLE app_owner; SELECT detail FROM concertmaster.plan_install('fresh') WHERE object ~ '^job refresh'; ROLLBACK";
+	is($node->safe_psql('app', "BEGIN; $ask"), 'only on request, because a pg_cron job of another role refreshes the view',
+		'the name of another role\'s pg_cron job is not told');
+	is($node->safe_psql('app', "BEGIN; UPDATE cron.job SET username = 'stranger'; $ask"), 'every 15 minutes',
+		'a pg_cron job of a role that cannot refresh the view does not count');
+}
+
 $node->stop;
 done_testing();
