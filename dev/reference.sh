@@ -32,7 +32,7 @@ CREATE TEMP TABLE chapter (position int, title text, anchor text, pattern text);
 INSERT INTO chapter VALUES
     -- titles differ from every object's name, or the links would
     (1, 'Installing', 'installing', '(install|uuid_v7|updated_at|created_at)'),
-    (2, 'Building indexes', 'building-indexes', 'index(_plan|_state|es)'),
+    (2, 'Building indexes', 'building-indexes', 'index(_plan|_state|es)|unplan_index'),
     (3, 'Rolling partitions', 'rolling-partitions', 'partition'),
     (4, 'Refreshing materialized views', 'refreshing-materialized-views', '(matview|refresh)'),
     (5, 'Running jobs', 'running-jobs', '(job|cron|launcher|resume_all|armed|worker)'),

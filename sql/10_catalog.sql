@@ -3,6 +3,7 @@
  * decided and name relations by schema and name; the others carry what only
  * this database, with these oids, can know, and start empty after a restore.
  * No table is readable by PUBLIC: the listing views show each role its own.
+ * index_plan takes rows from everybody, its trigger checks them.
  */
 
 -- Dumped: where install() put the platform.
@@ -81,7 +82,8 @@ CREATE TABLE concertmaster.job_state (
     failures_in_row integer NOT NULL DEFAULT 0,
     first_failure   timestamptz,
     last_sqlstate   text,
-    last_error      text
+    last_error      text,
+    owner_oid       oid
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE concertmaster.job_state IS 'how each job stands: when it ran, how it went, when it is due';
 COMMENT ON COLUMN concertmaster.job_state.job_id IS 'the job';
@@ -97,6 +99,7 @@ COMMENT ON COLUMN concertmaster.job_state.failures_in_row IS 'failures since the
 COMMENT ON COLUMN concertmaster.job_state.first_failure IS 'when the present row of failures began';
 COMMENT ON COLUMN concertmaster.job_state.last_sqlstate IS 'SQLSTATE of the last failure, NULL after a success';
 COMMENT ON COLUMN concertmaster.job_state.last_error IS 'text of the last failure, NULL after a success';
+COMMENT ON COLUMN concertmaster.job_state.owner_oid IS 'role that the job acts for, so that a new name of it is followed; NULL: the one that has the name';
 
 -- Not dumped: the history, bounded by history_runs and history_age.
 CREATE TABLE concertmaster.job_run (
@@ -137,7 +140,7 @@ CREATE TABLE concertmaster.index_plan (
     hot_window      interval CHECK (hot_window > interval '0'),
     PRIMARY KEY (schema_name, index_name)
 );
-COMMENT ON TABLE concertmaster.index_plan IS 'indexes to build, by phase; add rows for tables of your own';
+COMMENT ON TABLE concertmaster.index_plan IS 'indexes to build, by phase; add rows for tables of your own, see them in view indexes, take them out with unplan_index()';
 COMMENT ON COLUMN concertmaster.index_plan.phase IS 'phase in which it is built, 1 first';
 COMMENT ON COLUMN concertmaster.index_plan.schema_name IS 'schema of the table and of the index';
 COMMENT ON COLUMN concertmaster.index_plan.table_name IS 'table to index';

@@ -8,7 +8,7 @@
 
 CREATE PROCEDURE concertmaster.run_job(name text)
 LANGUAGE c AS 'MODULE_PATHNAME', 'cm_run_job';
-COMMENT ON PROCEDURE concertmaster.run_job(text) IS 'runs the job of this name now in a background worker, paused or not, shows its progress as notices and waits for its end; raises the run''s own error with its SQLSTATE; 42704 no such job, 42501 not a member of the job''s owner, 25001 inside a transaction block, 25006 on a standby, 53000 no background worker free';
+COMMENT ON PROCEDURE concertmaster.run_job(text) IS 'runs the job of this name now in a background worker, paused or not, shows its progress as notices and waits for its end, after that of a run of it that is going on; a role waits for max_workers such runs at a time; raises the run''s own error with its SQLSTATE; 42704 no such job, 42501 not a member of the job''s owner, 25001 inside a transaction block, 25006 on a standby, 53000 no background worker free';
 
 CREATE FUNCTION concertmaster.request_job(name text) RETURNS void
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cm_request_job';

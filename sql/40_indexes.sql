@@ -81,7 +81,15 @@ CREATE TRIGGER index_plan_check
     FOR EACH ROW EXECUTE FUNCTION concertmaster._index_plan_check();
 
 -- Everybody plans indexes for tables of their own: the trigger sees to that.
-GRANT SELECT, INSERT, UPDATE, DELETE ON concertmaster.index_plan TO PUBLIC;
+-- No other privilege: each lets anybody take locks that keep the workers out.
+GRANT INSERT ON concertmaster.index_plan TO PUBLIC;
+
+CREATE FUNCTION concertmaster.unplan_index(schema_name name, index_name name)
+RETURNS void
+LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cm_unplan_index';
+COMMENT ON FUNCTION concertmaster.unplan_index(name, name) IS
+'Takes an index out of the plan; the index itself stays as it is.  Arguments: schema_name and index_name, as in view indexes.  To change a plan, take it out and insert it anew.  Errors: 42704 not planned, 42501 not the owner of its table, 25006 on a standby.  Open to everybody, for tables that they own; where the table is gone, for those who may create it again.';
 
 CREATE PROCEDURE concertmaster.build_indexes(phase integer DEFAULT NULL)
 LANGUAGE c
@@ -111,14 +119,14 @@ RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'cm__index_progress';
 COMMENT ON FUNCTION concertmaster._index_progress() IS
-'Internal: the index builds going on in this database: process, table and how much is done, 0 to 1.  No errors.  Behind view indexes, hence executable by PUBLIC.';
+'Internal: the index builds going on in this database on tables that the caller owns (members of pg_monitor: on all): process, table and how much is done, 0 to 1.  No errors.  Behind view indexes, hence executable by PUBLIC.';
 
 /*
  * Reads catalogs alone, so that it waits for nobody.  roots: the index that
  * has the planned name, or serves under another; for a hot window, the ones
  * of the partitions.
  */
-CREATE VIEW concertmaster.indexes AS
+CREATE VIEW concertmaster.indexes WITH (security_barrier) AS
 SELECT p.phase, p.schema_name, p.table_name, p.index_name,
        CASE WHEN w.pid IS NOT NULL THEN 'building'
             WHEN r.roots IS NULL THEN 'planned'
@@ -136,8 +144,11 @@ SELECT p.phase, p.schema_name, p.table_name, p.index_name,
        p.is_unique, p.definition, p.hot_window, p.purpose
   FROM concertmaster.index_plan p
   LEFT JOIN concertmaster.index_state s ON s.schema_name = p.schema_name AND s.index_name = p.index_name
-  LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = p.schema_name
-  LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.table_name
+  LEFT JOIN concertmaster.relation_map m ON m.schema_name = p.schema_name AND m.relation_name = p.table_name
+  LEFT JOIN pg_catalog.pg_class c ON c.oid = coalesce(
+       (SELECT k.oid FROM pg_catalog.pg_class k WHERE k.oid = m.relid),
+       (SELECT k.oid FROM pg_catalog.pg_class k JOIN pg_catalog.pg_namespace n ON n.oid = k.relnamespace
+         WHERE n.nspname = p.schema_name AND k.relname = p.table_name))
   LEFT JOIN LATERAL (
        SELECT a.pid, (SELECT max(g.fraction) FROM concertmaster._index_progress() g WHERE g.pid = a.pid) AS fraction
          FROM pg_catalog.pg_stat_activity a

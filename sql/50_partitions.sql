@@ -123,7 +123,7 @@ AS 'MODULE_PATHNAME', 'cm__partition_summary';
 COMMENT ON FUNCTION concertmaster._partition_summary(oid, text) IS
 'parent: a table; timezone: zone in which bounds without one are read.  Returns how many partitions it has, their outermost bounds, and until when every time from now on has a partition';
 
-CREATE VIEW concertmaster.partition_sets AS
+CREATE VIEW concertmaster.partition_sets WITH (security_barrier) AS
 SELECT s.schema_name,
        s.table_name,
        s.period,
@@ -178,7 +178,7 @@ COMMENT ON COLUMN concertmaster.partition_sets.last_error IS 'text of the last f
 COMMENT ON COLUMN concertmaster.partition_sets.owner IS 'owner of the table';
 GRANT SELECT ON concertmaster.partition_sets TO PUBLIC;
 
-CREATE VIEW concertmaster.partitions AS
+CREATE VIEW concertmaster.partitions WITH (security_barrier) AS
 SELECT s.schema_name,
        s.table_name,
        n.nspname AS partition_schema,

@@ -51,7 +51,7 @@ AS 'MODULE_PATHNAME', 'cm__matview_mode';
 COMMENT ON FUNCTION concertmaster._matview_mode(oid, boolean) IS
 'view: a materialized view; allow_blocking: as in manage_matview().  Returns how it would be refreshed now, and why; NULL if it is gone.  Takes no lock on it';
 
-CREATE VIEW concertmaster.matviews AS
+CREATE VIEW concertmaster.matviews WITH (security_barrier) AS
 SELECT v.schema_name,
        v.view_name,
        p.mode,

@@ -124,7 +124,7 @@ extern void cm_require_primary(const char *what);
 
 /* in relation_rename.c: follow the names of relations */
 extern void cm_relations_reconcile(void);
-extern void cm_relations_try_reconcile(void);
+extern bool cm_relations_try_reconcile(void);
 
 /* in relation_text.c: relations named by a text, maybe gone */
 extern Oid	cm_relation_parse(const char *name, char **schema_name, char **relation_name);
@@ -139,6 +139,7 @@ extern int64 cm_job_upsert_named(const char *name, CmJobKind kind,
 								 Interval *every, bool run_now);
 extern bool cm_job_remove(CmJobKind kind, Oid relid, int phase);
 extern char *cm_job_name(CmJobKind kind, Oid relid, int phase);
+extern char *cm_job_own_name(const char *name);
 
 /* in job_database.c: make way for work on databases */
 extern void cm_database_hook_install(void);

@@ -95,7 +95,7 @@ throw_conflict(CmIndexRow *row, const CmIndexLook *look)
 			 errdetail("It is%s%s: %s", valid ? "" : " not valid and",
 					   same_table ? " another index of the table" : " an index of another table", other),
 			 errhint("It is left as it is.  Drop or rename it to have the planned one built,"
-					 " or change or delete the row in concertmaster.index_plan.")));
+					 " or take the plan back with concertmaster.unplan_index().")));
 }
 
 /* CREATE INDEX CONCURRENTLY.  False if a deadlock chose it; nothing stays. */
@@ -503,7 +503,7 @@ cm_index_build(CmIndexRow *row)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation \"%s.%s\" does not exist", plan->schema_name, plan->table_name),
-				 errhint("Create it, or delete its rows from concertmaster.index_plan.")));
+				 errhint("Create it, or take its plan back with concertmaster.unplan_index().")));
 	if (relkind == RELKIND_PARTITIONED_TABLE)
 		return plan->hot_window ? build_hot_leaves(row) :
 			build_tree(row, plan->relid, plan->index_name, InvalidOid);

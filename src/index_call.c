@@ -1,19 +1,24 @@
 /*-------------------------------------------------------------------------
  *
  * index_call.c
- *	  The doors of the index room: build, check a planned index, look on.
+ *	  The doors of the index room: build, check or drop a plan, look on.
  *
  * build_indexes() turns phases into jobs and waits for each.  A phase has one
  * job, "build phase N"; somebody who cannot act as that job's owner gets one
- * of their own beside it, so that nobody changes what another's job does.
- * Two jobs of one phase cannot get in each other's way: the table is locked
- * against a second build (see index_recover.c).
+ * of their own beside it (cm_job_upsert_named() sees to that).  Two jobs of
+ * one phase cannot get in each other's way: the table is locked against a
+ * second build (see index_recover.c).
  *
- * The trigger on index_plan lets everybody plan indexes for tables that they
- * own, and nothing else.  It analyzes the definition against the table, so
- * that mistakes show at once.  A superuser's COPY (a restore) and the
- * extension's own writes are checked for syntax alone: the table may not
- * have all its columns yet, and a row that is refused would end the restore.
+ * Everybody may insert into index_plan, and the trigger there lets them plan
+ * indexes for tables that they own, and nothing else.  It analyzes the
+ * definition against the table, so that mistakes show at once.  A superuser's
+ * COPY (a restore) and the extension's own writes are checked for syntax
+ * alone: the table may not have all its columns yet, and a row that is
+ * refused would end the restore.  Rows are removed by unplan_index(): more
+ * privileges on the table would let anybody lock it against the workers.
+ *
+ * A stored row belongs to the relation that relation_map says it means, not
+ * to whatever has that name now.
  *
  * What is behind view indexes never waits for a lock that somebody has.
  *
@@ -47,6 +52,7 @@
 
 PG_FUNCTION_INFO_V1(cm_build_indexes);
 PG_FUNCTION_INFO_V1(cm__index_plan_check);
+PG_FUNCTION_INFO_V1(cm_unplan_index);
 PG_FUNCTION_INFO_V1(cm__index_progress);
 
 /* A column of index_plan as text, or NULL. */
@@ -58,6 +64,15 @@ plan_field(HeapTuple tuple, TupleDesc desc, const char *column)
 	if (number <= 0)
 		elog(ERROR, "index_plan has no column \"%s\"", column);
 	return SPI_getvalue(tuple, desc, number);
+}
+
+/* A column of SPI's current answer as text in a longer-lived context. */
+static char *
+copy_value(uint64 row, int column, MemoryContext context)
+{
+	char	   *value = SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
+
+	return value ? MemoryContextStrdup(context, value) : NULL;
 }
 
 /* The row as the room knows it.  False if a column that must be set is not. */
@@ -79,12 +94,50 @@ read_plan(CmIndexPlan *plan, HeapTuple tuple, TupleDesc desc)
 	return true;
 }
 
-/* Refuse unless the current user may plan indexes for the row's table. */
-static void
-require_plan_owner(const CmIndexPlan *plan)
+/*
+ * The relation that the names of a stored row were last known to mean, or
+ * InvalidOid if it is gone or they are not known.
+ */
+static Oid
+mapped_relation(const CmIndexPlan *plan)
 {
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	Oid			relid = InvalidOid;
+	bool		isnull;
+	CmScope		scope;
+
+	values[0] = CStringGetTextDatum(plan->schema_name);
+	values[1] = CStringGetTextDatum(plan->table_name);
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("SELECT m.relid FROM concertmaster.relation_map m"
+						  "  JOIN pg_class c ON c.oid = m.relid"
+						  " WHERE m.schema_name = $1::name AND m.relation_name = $2::name",
+						  2, types, values, NULL, false, 1);
+	if (SPI_processed > 0)
+		relid = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0],
+											   SPI_tuptable->tupdesc, 1, &isnull));
+	cm_scope_leave(&scope);
+	return relid;
+}
+
+/*
+ * Refuse unless the current user may decide about the row: of a stored row,
+ * as the owner of the relation that it means, which can have another name by
+ * now; of a new one, as the owner of the relation that it names.
+ */
+static void
+require_plan_owner(const CmIndexPlan *plan, bool stored)
+{
+	Oid			mapped = mapped_relation(plan);
 	Oid			nspoid;
 
+	if (OidIsValid(mapped) && mapped != plan->relid)
+	{
+		cm_relation_require_owner(mapped);
+		if (stored)
+			return;
+	}
 	if (OidIsValid(plan->relid))
 	{
 		cm_relation_require_owner(plan->relid);
@@ -154,7 +207,6 @@ remember_table(const CmIndexPlan *plan)
 {
 	CmScope		scope;
 
-	cm_relations_reconcile();
 	cm_catalog_enter(&scope);
 	cm_relation_remember(plan->relid);
 	cm_scope_leave(&scope);
@@ -177,13 +229,19 @@ forget_state(const CmIndexPlan *plan)
 	cm_scope_leave(&scope);
 }
 
+/* Do two versions of a row name the same table? */
+static bool
+same_table(const CmIndexPlan *a, const CmIndexPlan *b)
+{
+	return strcmp(a->schema_name, b->schema_name) == 0 &&
+		strcmp(a->table_name, b->table_name) == 0;
+}
+
 /* Do two versions of a row plan the same index? */
 static bool
 same_plan(const CmIndexPlan *a, const CmIndexPlan *b)
 {
-	return a->is_unique == b->is_unique &&
-		strcmp(a->schema_name, b->schema_name) == 0 &&
-		strcmp(a->table_name, b->table_name) == 0 &&
+	return a->is_unique == b->is_unique && same_table(a, b) &&
 		strcmp(a->index_name, b->index_name) == 0 &&
 		strcmp(a->definition, b->definition) == 0;
 }
@@ -222,7 +280,7 @@ cm__index_plan_check(PG_FUNCTION_ARGS)
 		if (ours)
 			return PointerGetDatum(result);
 		(void) read_plan(&old, trigger->tg_trigtuple, desc);
-		require_plan_owner(&old);
+		require_plan_owner(&old, true);
 		if (!update)
 			return PointerGetDatum(result);
 	}
@@ -230,13 +288,77 @@ cm__index_plan_check(PG_FUNCTION_ARGS)
 	/* What must not be null is refused by the table itself. */
 	if (!read_plan(&new, result, desc) || (update && same_plan(&old, &new)))
 		return PointerGetDatum(result);
-	require_plan_owner(&new);
-	check_plan(&new, ours || restoring());
+	if (ours || restoring())
+	{
+		check_plan(&new, true);
+		if (update)
+			forget_state(&old);
+		return PointerGetDatum(result);
+	}
+
+	/* Not for an update: this could follow a rename in the very row. */
+	if (!update)
+		cm_relations_reconcile();
+	require_plan_owner(&new, update && same_table(&old, &new));
+	check_plan(&new, false);
 	if (update)
 		forget_state(&old);
-	else if (OidIsValid(new.relid) && !ours && !restoring())
+	else
 		remember_table(&new);
 	return PointerGetDatum(result);
+}
+
+/* Find a row of index_plan by its index.  An error if there is none. */
+static void
+find_plan(CmIndexPlan *plan, const char *schema_name, const char *index_name)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	CmScope		scope;
+
+	memset(plan, 0, sizeof(CmIndexPlan));
+	values[0] = CStringGetTextDatum(schema_name);
+	values[1] = CStringGetTextDatum(index_name);
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("SELECT table_name FROM concertmaster.index_plan"
+						  " WHERE schema_name = $1::name AND index_name = $2::name FOR UPDATE",
+						  2, types, values, NULL, false, 1);
+	if (SPI_processed > 0)
+		plan->table_name = copy_value(0, 1, context);
+	cm_scope_leave(&scope);
+	if (plan->table_name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("index \"%s.%s\" is not planned", schema_name, index_name),
+				 errhint("View concertmaster.indexes lists the planned indexes of your tables.")));
+	plan->schema_name = pstrdup(schema_name);
+	plan->index_name = pstrdup(index_name);
+	plan->relid = cm_relation_resolve(plan->schema_name, plan->table_name);
+}
+
+/* unplan_index(schema_name, index_name): take an index out of the plan. */
+Datum
+cm_unplan_index(PG_FUNCTION_ARGS)
+{
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	CmIndexPlan plan;
+	CmScope		scope;
+
+	cm_require_primary("unplan_index()");
+	cm_relations_reconcile();
+	find_plan(&plan, NameStr(*PG_GETARG_NAME(0)), NameStr(*PG_GETARG_NAME(1)));
+	require_plan_owner(&plan, true);
+
+	values[0] = CStringGetTextDatum(plan.schema_name);
+	values[1] = CStringGetTextDatum(plan.index_name);
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("DELETE FROM concertmaster.index_plan"
+						  " WHERE schema_name = $1::name AND index_name = $2::name",
+						  2, types, values, NULL, false, 0);
+	cm_scope_leave(&scope);
+	PG_RETURN_VOID();
 }
 
 /* The phases in which the current user has something to build, in order. */
@@ -295,36 +417,6 @@ require_phase(List *phases, int phase)
 			 errhint("Planned phases: %s.", known.data)));
 }
 
-/* The name of the job by which the current user builds a phase. */
-static char *
-choose_job_name(int phase)
-{
-	char	   *name = cm_job_name(CM_JOB_BUILD, InvalidOid, phase);
-	Oid			types[2] = {TEXTOID, OIDOID};
-	Datum		values[2];
-	bool		taken;
-	CmScope		scope;
-
-	values[0] = CStringGetTextDatum(name);
-	values[1] = ObjectIdGetDatum(GetUserId());
-	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT FROM concertmaster.job j JOIN pg_roles r ON r.rolname = j.owner"
-						  " WHERE j.name = $1 AND NOT pg_has_role($2, r.oid, 'USAGE')",
-						  2, types, values, NULL, true, 1);
-	taken = SPI_processed > 0;
-	cm_scope_leave(&scope);
-	return taken ? psprintf("%s of %s", name, GetUserNameFromId(GetUserId(), false)) : name;
-}
-
-/* A column of SPI's current answer as text in a longer-lived context. */
-static char *
-copy_value(uint64 row, int column, MemoryContext context)
-{
-	char	   *value = SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
-
-	return value ? MemoryContextStrdup(context, value) : NULL;
-}
-
 /* Tell the caller about planned indexes whose names something else has. */
 static void
 warn_conflicts(int phase, MemoryContext context)
@@ -370,10 +462,12 @@ call_phase(FunctionCallInfo fcinfo, int phase, bool hot, MemoryContext context)
 {
 	Interval	daily = {.day = 1};
 	Interval   *every = hot ? &daily : NULL;
-	char	   *name = MemoryContextStrdup(context, choose_job_name(phase));
-	int64		job_id = cm_job_upsert_named(name, CM_JOB_BUILD, NULL, phase, every, false);
+	char	   *name = cm_job_name(CM_JOB_BUILD, InvalidOid, phase);
+	int64		job_id;
 	char	   *message = NULL;
 
+	name = MemoryContextStrdup(context, cm_job_own_name(name));
+	job_id = cm_job_upsert_named(name, CM_JOB_BUILD, NULL, phase, every, false);
 	if (cm_job_call(fcinfo, job_id, &message))
 	{
 		if (message != NULL)
@@ -404,6 +498,7 @@ cm_build_indexes(PG_FUNCTION_ARGS)
 
 	cm_require_nonatomic(fcinfo, "build_indexes()");
 	cm_require_primary("build_indexes()");
+	cm_relations_reconcile();
 	phases = list_phases(context, &hot_phases);
 	MemoryContextSwitchTo(context);
 	if (!PG_ARGISNULL(0))
@@ -426,21 +521,26 @@ cm_build_indexes(PG_FUNCTION_ARGS)
 
 /*
  * _index_progress(): the index builds of this database that are going on,
- * each with the part of its work that is done, 0 to 1.  Seen with the
- * extension owner's eyes: core shows others' progress to few.
+ * each with the part of its work that is done, 0 to 1: those on tables that
+ * the caller owns, for members of pg_monitor all.  Read with the extension
+ * owner's eyes, as the workers are not the caller's.
  */
 Datum
 cm__index_progress(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid			types[1] = {OIDOID};
+	Datum		caller[1] = {ObjectIdGetDatum(GetUserId())};
 	CmScope		scope;
 
 	InitMaterializedSRF(fcinfo, 0);
 	cm_catalog_enter(&scope);
-	SPI_execute("SELECT pid, relid, concertmaster._index_fraction(phase,"
-				"       blocks_done, blocks_total, tuples_done, tuples_total)"
-				"  FROM pg_stat_progress_create_index WHERE datname = current_database()",
-				true, 0);
+	SPI_execute_with_args("SELECT p.pid, p.relid, concertmaster._index_fraction(p.phase,"
+						  "       p.blocks_done, p.blocks_total, p.tuples_done, p.tuples_total)"
+						  "  FROM pg_stat_progress_create_index p JOIN pg_class c ON c.oid = p.relid"
+						  " WHERE p.datname = current_database()"
+						  "   AND (pg_has_role($1, c.relowner, 'USAGE') OR pg_has_role($1, 'pg_monitor', 'USAGE'))",
+						  1, types, caller, NULL, true, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		Datum		values[3];

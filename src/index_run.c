@@ -201,9 +201,12 @@ build_row(BuildRun *run, CmIndexRow *row)
 		ReThrowError(edata);
 }
 
-/* One row of load_plan()'s query. */
+/*
+ * One row of load_plan()'s query.  Sets *moved if the row means a relation
+ * that has another name by now.
+ */
 static CmIndexRow *
-make_row(HeapTuple tuple, TupleDesc desc, int phase)
+make_row(HeapTuple tuple, TupleDesc desc, int phase, bool *moved)
 {
 	CmIndexRow   *row = palloc0(sizeof(CmIndexRow));
 	CmIndexPlan *plan = &row->plan;
@@ -224,16 +227,19 @@ make_row(HeapTuple tuple, TupleDesc desc, int phase)
 	}
 	plan->relid = cm_relation_resolve(plan->schema_name, plan->table_name);
 	plan->owner = OidIsValid(plan->relid) ? cm_relation_owner(plan->relid) : InvalidOid;
+	datum = SPI_getbinval(tuple, desc, 7, &isnull);
+	*moved = !isnull && DatumGetObjectId(datum) != plan->relid;
 	return row;
 }
 
 /*
  * The phase's rows that the job may work on: those of tables whose owner the
  * job's owner can act as; for a superuser's job also those without a table,
- * which then fail and say so.
+ * which then fail and say so.  Rows whose names are out of step count as put
+ * off: what they name now can be another's table.
  */
 static List *
-load_plan(const CmJob *job)
+load_plan(const CmJob *job, int *put_off)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[1] = {INT4OID};
@@ -243,18 +249,25 @@ load_plan(const CmJob *job)
 
 	values[0] = Int32GetDatum(job->phase);
 	cm_transaction_begin(GetSessionUserId());
-	cm_relations_try_reconcile();
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT schema_name, table_name, index_name, is_unique, definition, hot_window"
-						  "  FROM concertmaster.index_plan WHERE phase = $1"
-						  " ORDER BY schema_name, table_name, index_name",
+	SPI_execute_with_args("SELECT p.schema_name, p.table_name, p.index_name, p.is_unique,"
+						  "       p.definition, p.hot_window, c.oid"
+						  "  FROM concertmaster.index_plan p"
+						  "  LEFT JOIN concertmaster.relation_map m"
+						  "    ON m.schema_name = p.schema_name AND m.relation_name = p.table_name"
+						  "  LEFT JOIN pg_class c ON c.oid = m.relid"
+						  " WHERE p.phase = $1"
+						  " ORDER BY p.schema_name, p.table_name, p.index_name",
 						  1, types, values, NULL, true, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		MemoryContext spi_context = MemoryContextSwitchTo(context);
-		CmIndexRow   *row = make_row(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, job->phase);
+		bool		moved;
+		CmIndexRow   *row = make_row(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, job->phase, &moved);
 
-		if (OidIsValid(row->plan.relid) ? has_privs_of_role(job->owner, row->plan.owner) :
+		if (moved)
+			(*put_off)++;
+		else if (OidIsValid(row->plan.relid) ? has_privs_of_role(job->owner, row->plan.owner) :
 			superuser_arg(job->owner))
 			rows = lappend(rows, row);
 		MemoryContextSwitchTo(spi_context);
@@ -299,7 +312,7 @@ cm_index_run(const CmJob *job, CmJobOutcome *outcome)
 	MemoryContext job_context = CurrentMemoryContext;
 	MemoryContext row_context = AllocSetContextCreate(job_context, "concertmaster index row",
 													  ALLOCSET_DEFAULT_SIZES);
-	List	   *rows = load_plan(job);
+	List	   *rows = load_plan(job, &run.deferred);
 	ListCell   *lc;
 
 	initStringInfo(&run.failures);

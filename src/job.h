@@ -51,6 +51,8 @@ extern int64 cm_clock_retry_delay(int failures, int first_s, int longest_s, doub
 extern int64 cm_job_find(const char *name);
 extern void cm_job_require_owner(int64 job_id);
 extern CmJob *cm_job_load(int64 job_id);
+extern bool cm_job_in_step(int64 job_id);
+extern void cm_job_owners_reconcile(void);
 
 /* in job_run.c: one run: lock, claim, record */
 extern bool cm_job_lock(int64 job_id, bool wait);
@@ -66,8 +68,8 @@ extern void cm_jobs_prune(CmJobOutcome *outcome);
 
 /* in job_call.c: start the launcher or a worker */
 extern bool cm_launcher_start(void);
-extern bool cm_worker_start(const CmWorkerOrder *order, bool background, bool waited,
-							CmSlotRef *slot, BackgroundWorkerHandle **handle);
+extern CmReserve cm_worker_start(const CmWorkerOrder *order, bool background, bool waited,
+								 CmSlotRef *slot, BackgroundWorkerHandle **handle);
 
 PGDLLEXPORT extern void cm_worker_main(Datum main_arg);
 PGDLLEXPORT extern void cm_launcher_main(Datum main_arg);

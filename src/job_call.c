@@ -47,20 +47,22 @@ typedef struct CallState
 } CallState;
 
 /*
- * Start a worker.  Returns false if all slots or all of the server's
+ * Start a worker.  Returns CM_RESERVE_FULL also if all of the server's
  * background workers are taken; nothing is left behind then.
  */
-bool
+CmReserve
 cm_worker_start(const CmWorkerOrder *order, bool background, bool waited,
 				CmSlotRef *slot, BackgroundWorkerHandle **handle)
 {
 	BackgroundWorker worker = {0};
 	CmWorkerOrder full = *order;
+	CmReserve	reserve;
 
 	StaticAssertStmt(sizeof(CmWorkerOrder) <= BGW_EXTRALEN, "worker order does not fit");
 
-	if (!cm_slot_reserve(order->datid, order->job_id, background, waited, slot))
-		return false;
+	reserve = cm_slot_reserve(order->datid, order->job_id, background, waited, slot);
+	if (reserve != CM_RESERVED)
+		return reserve;
 	full.slot = *slot;
 
 	strlcpy(worker.bgw_name, "concertmaster worker", BGW_MAXLEN);
@@ -74,9 +76,9 @@ cm_worker_start(const CmWorkerOrder *order, bool background, bool waited,
 	worker.bgw_notify_pid = MyProcPid;
 
 	if (RegisterDynamicBackgroundWorker(&worker, handle))
-		return true;
+		return CM_RESERVED;
 	cm_slot_cancel(*slot);
-	return false;
+	return CM_RESERVE_FULL;
 }
 
 /* Describe the launcher to the postmaster. */
@@ -173,6 +175,53 @@ show_progress(const CmSlot *slot, const char *name, uint32 *seen)
 		ereport(NOTICE, (errmsg("%s: %s", name, slot->text)));
 }
 
+/* Wait a moment in a transaction that holds nothing, and is never old. */
+static void
+wait_moment(int *age_ms)
+{
+	InvalidateCatalogSnapshot();
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 100, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+
+	*age_ms += 100;
+	if (*age_ms >= TRANSACTION_AGE_MS)
+	{
+		SPI_commit();
+		*age_ms = 0;
+	}
+}
+
+/*
+ * Start the job's worker as soon as the job has none; meanwhile the caller
+ * waits here, and not in a worker that others could use.
+ */
+static void
+start_in_turn(const CmWorkerOrder *order, CallState *state, const char *name)
+{
+	CmReserve	told = CM_RESERVED;
+	CmReserve	reserve;
+	int			age_ms = 0;
+
+	while ((reserve = cm_worker_start(order, false, true, &state->slot, &state->handle)) != CM_RESERVED)
+	{
+		if (reserve == CM_RESERVE_FULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+					 errmsg("could not start a background worker for job \"%s\"", name),
+					 errdetail("All background worker slots are taken."),
+					 errhint("Try again later, or increase \"max_worker_processes\".")));
+		if (reserve != told)
+			ereport(NOTICE,
+					(reserve == CM_RESERVE_BUSY ?
+					 errmsg("%s: waiting for the run of this job that is going on", name) :
+					 errmsg("%s: waiting for one of the workers that run jobs for you", name)));
+		told = reserve;
+		wait_moment(&age_ms);
+	}
+}
+
 /* Wait for the worker's end, in transactions that hold nothing. */
 static void
 wait_and_show(CallState *state, const char *name, CmSlot *slot)
@@ -190,19 +239,7 @@ wait_and_show(CallState *state, const char *name, CmSlot *slot)
 		show_progress(slot, name, &seen);
 		if (stopped || slot->state == CM_SLOT_DONE)
 			return;
-
-		InvalidateCatalogSnapshot();
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 100, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-
-		age_ms += 100;
-		if (age_ms >= TRANSACTION_AGE_MS)
-		{
-			SPI_commit();
-			age_ms = 0;
-		}
+		wait_moment(&age_ms);
 	}
 }
 
@@ -256,12 +293,7 @@ cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message)
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect_ext failed");
 	SPI_commit();
-	if (!cm_worker_start(&order, false, true, &state.slot, &state.handle))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-				 errmsg("could not start a background worker for job \"%s\"", job->name),
-				 errdetail("All background worker slots are taken."),
-				 errhint("Try again later, or increase \"max_worker_processes\".")));
+	start_in_turn(&order, &state, job->name);
 
 	PG_ENSURE_ERROR_CLEANUP(abandon_worker, PointerGetDatum(&state));
 	{

@@ -55,7 +55,7 @@ cm_run_job(PG_FUNCTION_ARGS)
 		ereport(WARNING,
 				(errmsg("job \"%s\" was put off", name),
 				 message ? errdetail("%s", message) : 0,
-				 errhint("Nothing is left half done; run it again later.")));
+				 errhint("Nothing is left half done.  It is tried again soon in the background.")));
 	else if (message != NULL)
 		ereport(NOTICE, (errmsg("%s: %s", name, message)));
 	PG_RETURN_VOID();

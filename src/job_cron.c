@@ -78,6 +78,7 @@ cm_run_due_jobs(PG_FUNCTION_ARGS)
 {
 	int			count;
 	int			started = 0;
+	int			seen = 0;
 	int64	   *jobs;
 
 	cm_require_primary("run_due_jobs()");
@@ -93,22 +94,27 @@ cm_run_due_jobs(PG_FUNCTION_ARGS)
 	cm_runs_close_dead();
 
 	jobs = list_due_jobs(&count);
-	while (started < count && cm_slots_background() < cm_max_workers)
+	while (seen < count && cm_slots_background() < cm_max_workers)
 	{
 		CmWorkerOrder order = {.mode = CM_WORKER_JOB,.only_if_due = true,.datid = MyDatabaseId};
 		CmSlotRef	slot;
 		BackgroundWorkerHandle *handle;
+		CmReserve	reserve;
 
-		order.job_id = jobs[started];
-		if (!cm_worker_start(&order, true, false, &slot, &handle))
+		/* One that another worker has is being seen to. */
+		order.job_id = jobs[seen];
+		reserve = cm_worker_start(&order, true, false, &slot, &handle);
+		if (reserve == CM_RESERVE_FULL)
 			break;
-		started++;
+		if (reserve == CM_RESERVED)
+			started++;
+		seen++;
 	}
-	if (started < count)
+	if (seen < count)
 		ereport(NOTICE,
 				(errmsg_plural("%d due job was put off: no background worker is free",
 							   "%d due jobs were put off: no background worker is free",
-							   count - started, count - started),
+							   count - seen, count - seen),
 				 errhint("Jobs that wait are started by the next call; increase \"concertmaster.max_workers\" or \"max_worker_processes\" if this lasts.")));
 	PG_RETURN_INT32(started);
 }

@@ -173,7 +173,7 @@ start_worker(Launcher *launcher, Oid datid)
 		started++;
 	if (started->handle != NULL)
 		return false;
-	if (cm_worker_start(&order, true, false, &started->slot, &started->handle))
+	if (cm_worker_start(&order, true, false, &started->slot, &started->handle) == CM_RESERVED)
 	{
 		launcher->no_worker_ms = 0;
 		return true;

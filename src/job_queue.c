@@ -9,9 +9,15 @@
  * The first job that anybody makes brings the job that prunes the history,
  * and the last one that goes takes it along.
  *
+ * A job's owner is dumped by name.  Beside it job_state, which is not dumped,
+ * keeps the role's oid, so that a role that is renamed keeps its jobs and
+ * nobody gets them by taking the name.  Jobs about a relation follow its
+ * owner, the prune job the extension's.
+ *
  * Locks: none but those of the statements.  After an error the transaction's
  * abort undoes everything.  What it does not do: run anything (job_run.c), or
- * check who may make a job (the rooms do, each for its kind).
+ * check who may make a job (the rooms do, each for its kind); but it changes
+ * no job of a role that the caller cannot act for.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,6 +36,13 @@
 
 /* In the order of CmJobKind. */
 static const char *const kind_names[] = {"refresh", "roll", "build", "adopt", "prune"};
+
+/* The oid of the extension's owner, in a catalog scope. */
+#define OUR_OID		"(SELECT u.oid FROM pg_roles u WHERE u.rolname = current_user)"
+
+/* The oid of the role that job j, with its state s, acts for. */
+#define OWNER_OID	"coalesce(CASE WHEN j.relation_name IS NULL THEN s.owner_oid END," \
+					" (SELECT r.oid FROM pg_roles r WHERE r.rolname = j.owner))"
 
 /*
  * The name of the job of this kind for a relation ("roll public.t"), or for a
@@ -87,17 +100,74 @@ ensure_prune_job(void)
 					false, 0);
 }
 
-/* Insert or update a job row and its state.  Caller is in a catalog scope. */
+/* Does a role have the job of this name that userid cannot act for? */
+static bool
+is_taken(const char *name, Oid userid)
+{
+	Oid			types[2] = {TEXTOID, OIDOID};
+	Datum		values[2];
+	bool		taken;
+	CmScope		scope;
+
+	values[0] = CStringGetTextDatum(name);
+	values[1] = ObjectIdGetDatum(userid);
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("SELECT FROM concertmaster.job j LEFT JOIN concertmaster.job_state s USING (job_id)"
+						  "  JOIN pg_roles o ON o.oid = " OWNER_OID
+						  " WHERE j.name = $1 AND NOT pg_has_role($2, o.oid, 'USAGE')",
+						  2, types, values, NULL, false, 1);
+	taken = SPI_processed > 0;
+	cm_scope_leave(&scope);
+	return taken;
+}
+
+/*
+ * The name by which the current user can have a job that is not about one
+ * relation: the given one, or, if another role's job has it, one of their
+ * own beside it.  palloc'd.
+ */
+char *
+cm_job_own_name(const char *name)
+{
+	char	   *own = pstrdup(name);
+
+	for (int i = 1; is_taken(own, GetUserId()); i++)
+	{
+		own = psprintf("%s of %s", name, GetUserNameFromId(GetUserId(), false));
+		if (i > 1)
+			own = psprintf("%s (%d)", own, i);
+	}
+	return own;
+}
+
+/*
+ * Refuse to change a job of a role that the caller cannot act for.  SQLSTATE
+ * 42501.
+ */
+static void
+require_free(const char *name, Oid userid)
+{
+	if (is_taken(name, userid))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of job \"%s\"", name),
+				 errdetail("A job of this name acts for another role.")));
+}
+
+/*
+ * Insert or update a job row and its state.  Caller is in a catalog scope and
+ * has checked that the name is free.
+ */
 static int64
 upsert_row(const char *name, CmJobKind kind, const char *schema_name,
-		   const char *relation_name, int phase, const char *owner,
+		   const char *relation_name, int phase, Oid owner,
 		   Interval *every, bool run_now)
 {
 	Oid			types[7] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, INTERVALOID};
 	Datum		values[7];
 	char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
-	Oid			state_types[2] = {INT8OID, BOOLOID};
-	Datum		state_values[2];
+	Oid			state_types[3] = {INT8OID, BOOLOID, OIDOID};
+	Datum		state_values[3];
 	bool		isnull;
 	int64		job_id;
 
@@ -109,7 +179,7 @@ upsert_row(const char *name, CmJobKind kind, const char *schema_name,
 	nulls[3] = relation_name ? ' ' : 'n';
 	values[4] = Int32GetDatum(phase);
 	nulls[4] = phase > 0 ? ' ' : 'n';
-	values[5] = CStringGetTextDatum(owner);
+	values[5] = CStringGetTextDatum(GetUserNameFromId(owner, false));
 	values[6] = every ? IntervalPGetDatum(every) : (Datum) 0;
 	nulls[6] = every ? ' ' : 'n';
 
@@ -124,14 +194,15 @@ upsert_row(const char *name, CmJobKind kind, const char *schema_name,
 
 	state_values[0] = Int64GetDatum(job_id);
 	state_values[1] = BoolGetDatum(run_now);
-	SPI_execute_with_args("INSERT INTO concertmaster.job_state AS s (job_id, next_run)"
-						  " SELECT job_id, CASE WHEN $2 THEN now() ELSE now() + every END"
+	state_values[2] = ObjectIdGetDatum(owner);
+	SPI_execute_with_args("INSERT INTO concertmaster.job_state AS s (job_id, next_run, owner_oid)"
+						  " SELECT job_id, CASE WHEN $2 THEN now() ELSE now() + every END, $3"
 						  "   FROM concertmaster.job WHERE job_id = $1"
 						  " ON CONFLICT (job_id) DO UPDATE"
 						  "   SET next_run = CASE WHEN $2 THEN now()"
 						  "                       ELSE least(s.next_run, EXCLUDED.next_run) END,"
-						  "       scheduled = NULL",
-						  2, state_types, state_values, NULL, false, 0);
+						  "       scheduled = NULL, owner_oid = EXCLUDED.owner_oid",
+						  3, state_types, state_values, NULL, false, 0);
 	require_drivable(name);
 	ensure_prune_job();
 	return job_id;
@@ -149,13 +220,14 @@ cm_job_upsert(CmJobKind kind, Oid relid, int phase, Interval *every, bool run_no
 	int64		job_id;
 	char	   *name = cm_job_name(kind, relid, phase);
 
+	/* A job by this name may be about a relation that is called otherwise now. */
 	cm_relations_reconcile();
+	require_free(name, GetUserId());
 	cm_catalog_enter(&scope);
 	cm_relation_remember(relid);
 	job_id = upsert_row(name, kind,
 						get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid),
-						phase, GetUserNameFromId(cm_relation_owner(relid), false),
-						every, run_now);
+						phase, cm_relation_owner(relid), every, run_now);
 	cm_scope_leave(&scope);
 	cm_shared_wake_at_commit();
 	return job_id;
@@ -163,7 +235,8 @@ cm_job_upsert(CmJobKind kind, Oid relid, int phase, Interval *every, bool run_no
 
 /*
  * Make or change a job that is not about one relation; it acts for the
- * current user.  Returns the job's number.
+ * current user.  If another role's job has the name, the current user's has
+ * the one that cm_job_own_name() chooses.  Returns the job's number.
  */
 int64
 cm_job_upsert_named(const char *name, CmJobKind kind, const char *schema_name,
@@ -171,10 +244,11 @@ cm_job_upsert_named(const char *name, CmJobKind kind, const char *schema_name,
 {
 	CmScope		scope;
 	int64		job_id;
-	char	   *owner = GetUserNameFromId(GetUserId(), false);
+	Oid			owner = GetUserId();
+	char	   *own_name = cm_job_own_name(name);
 
 	cm_catalog_enter(&scope);
-	job_id = upsert_row(name, kind, schema_name, NULL, phase, owner, every, run_now);
+	job_id = upsert_row(own_name, kind, schema_name, NULL, phase, owner, every, run_now);
 	cm_scope_leave(&scope);
 	cm_shared_wake_at_commit();
 	return job_id;
@@ -243,8 +317,11 @@ cm_job_load(int64 job_id)
 
 	values[0] = Int64GetDatum(job_id);
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT name, kind, schema_name, relation_name, phase::text, owner"
-						  " FROM concertmaster.job WHERE job_id = $1",
+	SPI_execute_with_args("SELECT j.name, j.kind, j.schema_name, j.relation_name, j.phase::text,"
+						  "       (SELECT o.rolname FROM pg_roles o WHERE o.oid ="
+						  "         CASE WHEN j.kind = 'prune' THEN" OUR_OID " ELSE " OWNER_OID " END)"
+						  "  FROM concertmaster.job j LEFT JOIN concertmaster.job_state s USING (job_id)"
+						  " WHERE job_id = $1",
 						  1, types, values, NULL, false, 1);
 	if (SPI_processed > 0)
 	{
@@ -261,11 +338,58 @@ cm_job_load(int64 job_id)
 		job->schema_name = column[2];
 		job->relation_name = column[3];
 		job->phase = column[4] ? pg_strtoint32(column[4]) : 0;
-		job->owner = get_role_oid(column[5], true);
+		job->owner = column[5] ? get_role_oid(column[5], true) : InvalidOid;
 		MemoryContextSwitchTo(spi_context);
 	}
 	cm_scope_leave(&scope);
 	return job;
+}
+
+/*
+ * Does the relation that a job is about have the name and the owner that the
+ * job's row says?  Yes for a job that is not about one.
+ */
+bool
+cm_job_in_step(int64 job_id)
+{
+	CmScope		scope;
+	Oid			types[1] = {INT8OID};
+	Datum		values[1];
+	bool		in_step;
+
+	values[0] = Int64GetDatum(job_id);
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("SELECT FROM concertmaster.job j WHERE job_id = $1 AND (relation_name IS NULL OR EXISTS"
+						  "   (SELECT FROM concertmaster.relation_map m JOIN pg_class c ON c.oid = m.relid"
+						  "      JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner"
+						  "     WHERE (m.schema_name, m.relation_name) = (j.schema_name, j.relation_name)"
+						  "       AND (n.nspname, c.relname, r.rolname) = (j.schema_name, j.relation_name, j.owner)))",
+						  1, types, values, NULL, false, 1);
+	in_step = SPI_processed > 0;
+	cm_scope_leave(&scope);
+	return in_step;
+}
+
+/*
+ * Bring the names of the roles that jobs act for in step with the roles.
+ * Jobs about a relation have theirs from cm_relations_reconcile().
+ */
+void
+cm_job_owners_reconcile(void)
+{
+	CmScope		scope;
+
+	cm_catalog_enter(&scope);
+	SPI_execute("UPDATE concertmaster.job_state s SET owner_oid = r.oid"
+				"  FROM concertmaster.job j JOIN pg_roles r ON r.rolname = j.owner"
+				" WHERE j.job_id = s.job_id AND j.relation_name IS NULL AND s.owner_oid IS NULL",
+				false, 0);
+	SPI_execute("UPDATE concertmaster.job j SET owner = r.rolname"
+				"  FROM concertmaster.job_state s, pg_roles r"
+				" WHERE s.job_id = j.job_id AND j.relation_name IS NULL AND j.owner <> r.rolname"
+				"   AND r.oid = CASE WHEN j.kind = 'prune' THEN " OUR_OID " ELSE s.owner_oid END",
+				false, 0);
+	cm_scope_leave(&scope);
 }
 
 /*

@@ -178,8 +178,8 @@ reckon_next(int64 job_id, CmRunStatus status, TimestampTz run_start,
 			nulls[0] = 'n';
 		nulls[1] = nulls[0];
 	}
-	else if (schedule.every == NULL && !had_next_run)
-		nulls[0] = 'n';			/* run by hand: whoever did tries again */
+	else if (status == CM_RUN_FAILED && schedule.every == NULL && !had_next_run)
+		nulls[0] = 'n';			/* run by hand: whoever did saw the error */
 	else
 	{
 		if (status == CM_RUN_DEFERRED)
@@ -280,6 +280,21 @@ cm_run_finish(int64 job_id, int64 run_id, CmRunStatus status,
 	cm_scope_leave(&scope);
 }
 
+/* False if an open transaction has changed the run or its job's state. */
+static bool
+may_write_end(int64 job_id, int64 run_id)
+{
+	Oid			types[2] = {INT8OID, INT8OID};
+	Datum		values[2];
+
+	values[0] = Int64GetDatum(job_id);
+	values[1] = Int64GetDatum(run_id);
+	SPI_execute_with_args("SELECT FROM concertmaster.job_run r JOIN concertmaster.job_state s USING (job_id)"
+						  " WHERE r.job_id = $1 AND r.run_id = $2 FOR UPDATE OF r, s SKIP LOCKED",
+						  2, types, values, NULL, false, 1);
+	return SPI_processed > 0;
+}
+
 /*
  * Close every run of this database whose process is gone.  It counts as a
  * failure, so that a job which brings its worker down is not started at once
@@ -303,13 +318,16 @@ cm_runs_close_dead(void)
 		int64		job_id = DatumGetInt64(SPI_getbinval(runs->vals[i], runs->tupdesc, 1, &isnull));
 		int64		run_id = DatumGetInt64(SPI_getbinval(runs->vals[i], runs->tupdesc, 2, &isnull));
 
-		if (take_lock(job_id, false, false))
+		if (take_lock(job_id, false, false) && may_write_end(job_id, run_id))
 			write_end(job_id, run_id, CM_RUN_FAILED, &end);
 	}
 	cm_scope_leave(&scope);
 }
 
-/* Is the job due, seen with a snapshot taken now? */
+/*
+ * Is the job due, seen with a snapshot taken now?  Not if an open transaction
+ * has changed it: a worker that waited for that would keep others waiting.
+ */
 static bool
 still_due(int64 job_id)
 {
@@ -319,7 +337,8 @@ still_due(int64 job_id)
 	values[0] = Int64GetDatum(job_id);
 	values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	SPI_execute_with_args("SELECT 1 FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
-						  " WHERE job_id = $1 AND NOT j.paused AND s.next_run <= $2",
+						  " WHERE job_id = $1 AND NOT j.paused AND s.next_run <= $2"
+						  "   FOR KEY SHARE OF j SKIP LOCKED FOR UPDATE OF s SKIP LOCKED",
 						  2, types, values, NULL, false, 1);
 	return SPI_processed > 0;
 }

@@ -13,7 +13,11 @@
  * Where there is nothing for us (no extension, other version, not armed,
  * driven by pg_cron) the worker publishes that nothing is due and goes.
  *
- * Locks: the job's own, see job_run.c.  While the end is recorded, the
+ * Locks: the job's own, see job_run.c.  Every role can hold a row of the job
+ * tables locked for a while, by a door called in an open transaction.  So a
+ * worker claims no job whose row is locked, waits for other locks on those
+ * tables JOB_LOCK_TIMEOUT at most, and goes on without bringing the names in
+ * step where its own job's are.  While the end is recorded, the
  * extension is locked against being dropped; if it is gone by then, nothing
  * is recorded and nothing said.
  *
@@ -37,6 +41,7 @@
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
+#include "utils/guc.h"
 #include "utils/backend_status.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -47,6 +52,9 @@
 
 /* A due job that somebody just locked is looked at again after this. */
 #define BUSY_RETRY_MS	200
+
+/* How long a worker waits for a lock on the job tables before its run. */
+#define JOB_LOCK_TIMEOUT	"2s"
 
 /* What the worker has claimed. */
 typedef struct Claim
@@ -67,21 +75,63 @@ job_error_context(void *arg)
 	errcontext("job " INT64_FORMAT ", \"%s\"", job->job_id, job->name);
 }
 
+/* In this transaction, do not wait longer for any lock. */
+static void
+bound_lock_waits(void)
+{
+	(void) set_config_option("lock_timeout", JOB_LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+}
+
 /*
- * Bring names and owners in step with the relations.  Returns the job as it
- * is afterwards, NULL if it is gone; 0 for none.
+ * Bring names and owners in step with the relations.  Returns false if that
+ * did not come about: an open transaction was in the way, say.
+ */
+static bool
+reconcile(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool done = true;
+
+	PG_TRY();
+	{
+		cm_transaction_begin(GetSessionUserId());
+		bound_lock_waits();
+		done = cm_relations_try_reconcile();
+		cm_job_owners_reconcile();
+		cm_transaction_commit();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		if (!cm_error_means_later(edata, false))
+			PG_RE_THROW();
+		FlushErrorState();
+		cm_transaction_abort();
+		done = false;
+	}
+	PG_END_TRY();
+	return done;
+}
+
+/*
+ * The job as it is after its names were brought in step; NULL if it is gone,
+ * or if they could not be: *put_off then.
  */
 static CmJob *
-reconcile(int64 job_id)
+load_in_step(int64 job_id, bool *put_off)
 {
-	CmJob	   *job = NULL;
+	bool		reconciled = reconcile();
+	CmJob	   *job;
 
 	cm_transaction_begin(GetSessionUserId());
-	cm_relations_try_reconcile();
-	if (job_id != 0)
-		job = cm_job_load(job_id);
+	job = cm_job_load(job_id);
+	*put_off = job != NULL && !reconciled && !cm_job_in_step(job_id);
 	cm_transaction_commit();
-	return job;
+	return *put_off ? NULL : job;
 }
 
 /* The room whose kind of job it is does the work. */
@@ -168,6 +218,7 @@ claim_job(const CmWorkerOrder *order, Claim *claim)
 	if (order->mode == CM_WORKER_JOB && !order->only_if_due)
 		await_named_job(job_id);
 	cm_transaction_begin(GetSessionUserId());
+	bound_lock_waits();
 	if (!extension_fits(&claim->extension) ||
 		(order->mode == CM_WORKER_LOOK && !cm_jobs_armed("launcher")))
 	{
@@ -220,6 +271,10 @@ record_end(const CmWorkerOrder *order, Claim *claim, CmRunStatus status,
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 
+	/* Nobody but the launcher tries again, and it knows nothing of this run. */
+	if (order->mode == CM_WORKER_JOB && status != CM_RUN_SUCCEEDED && claim->next_due != DT_NOEND)
+		cm_database_wake(MyDatabaseId);
+
 	cm_job_unlock(claim->job->job_id);
 	cm_slot_finish(status, edata, message);
 	publish(order, claim, wakes);
@@ -243,10 +298,12 @@ run_fenced(const CmJob *job, CmJobOutcome *outcome, MemoryContext context)
 
 	PG_TRY();
 	{
-		CmJob	   *fresh = reconcile(job->job_id);
+		CmJob	   *fresh = load_in_step(job->job_id, &outcome->deferred);
 
 		if (fresh != NULL)
 			dispatch(fresh, outcome);
+		else if (outcome->deferred)
+			outcome->message = "put off: an open transaction holds a lock on the job tables";
 	}
 	PG_CATCH();
 	{
@@ -268,6 +325,25 @@ run_fenced(const CmJob *job, CmJobOutcome *outcome, MemoryContext context)
 	return edata;
 }
 
+/* Claim a job; an error ends the worker, but whoever waits for it hears it. */
+static void
+claim_fenced(const CmWorkerOrder *order, Claim *claim)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		claim_job(order, claim);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		cm_slot_finish(CM_RUN_FAILED, CopyErrorData(), NULL);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
 /* Claim, run, record. */
 static void
 work(const CmWorkerOrder *order)
@@ -281,12 +357,12 @@ work(const CmWorkerOrder *order)
 	uint32		wakes = cm_database_wakes(MyDatabaseId);
 
 	MemoryContextSwitchTo(context);
-	claim_job(order, &claim);
+	claim_fenced(order, &claim);
 	publish(order, &claim, wakes);
 	if (claim.job == NULL)
 	{
 		if (OidIsValid(claim.extension))
-			(void) reconcile(0);
+			(void) reconcile();
 		return;
 	}
 

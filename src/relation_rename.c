@@ -259,11 +259,11 @@ cm_relations_reconcile(void)
 
 /*
  * The same for a worker, whom no transaction of a user's and no rename that
- * we cannot follow may keep from its work: if a lock is not to be had at
- * once, or on an error, which is logged, the names stay as they are until the
- * next time.
+ * we cannot follow may keep from its work: if a lock is not to be had in a
+ * deadline, or on an error, which is logged, false is returned, and the names
+ * stay as they are until the next time.
  */
-void
+bool
 cm_relations_try_reconcile(void)
 {
 	MemoryContext context = CurrentMemoryContext;
@@ -293,8 +293,10 @@ cm_relations_try_reconcile(void)
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 
-	if (edata == NULL || cm_error_means_later(edata, false))
-		return;
+	if (edata == NULL)
+		return true;
+	if (cm_error_means_later(edata, false))
+		return false;
 	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(edata);
 	ereport(LOG,
@@ -302,4 +304,5 @@ cm_relations_try_reconcile(void)
 			 errmsg("could not follow the names of relations: %s", edata->message),
 			 edata->detail ? errdetail_internal("%s", edata->detail) : 0,
 			 edata->context ? errcontext("%s", edata->context) : 0));
+	return false;
 }

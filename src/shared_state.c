@@ -222,18 +222,45 @@ slot_is_free(const CmSlot *slot, TimestampTz now)
 }
 
 /*
- * Reserve a slot for a worker about to be started: for this job, or, if it is
- * 0, to look what is due.  False if all are taken.
+ * May one more worker be started for this job?  A second one of the same job
+ * would only wait for the first, and a role that waits for workers of its own
+ * has max_workers at most, so that some are left for others.  Caller holds
+ * the lock.
  */
-bool
+static CmReserve
+may_reserve(Oid datid, int64 job_id, bool waited, TimestampTz now)
+{
+	int			share = 0;
+
+	for (int i = 0; i < CM_MAX_SLOTS && job_id != 0; i++)
+	{
+		const CmSlot *slot = &shared->slots[i];
+
+		if (slot->state == CM_SLOT_DONE || slot_is_free(slot, now))
+			continue;
+		if (slot->datid == datid && slot->job_id == job_id)
+			return CM_RESERVE_BUSY;
+		if (slot->waiter != 0 && slot->caller == GetSessionUserId())
+			share++;
+	}
+	return waited && share >= cm_max_workers ? CM_RESERVE_SHARE : CM_RESERVED;
+}
+
+/*
+ * Reserve a slot for a worker about to be started: for this job, or, if it is
+ * 0, to look what is due.  waited: the caller will wait for its outcome.
+ */
+CmReserve
 cm_slot_reserve(Oid datid, int64 job_id, bool background, bool waited, CmSlotRef *ref)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	CmReserve	may;
 	bool		found = false;
 
 	cm_shared_attach();
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < CM_MAX_SLOTS && !found; i++)
+	may = may_reserve(datid, job_id, waited, now);
+	for (int i = 0; i < CM_MAX_SLOTS && may == CM_RESERVED && !found; i++)
 	{
 		CmSlot	   *slot = &shared->slots[i];
 		uint32		generation = slot->generation;
@@ -246,6 +273,7 @@ cm_slot_reserve(Oid datid, int64 job_id, bool background, bool waited, CmSlotRef
 		slot->state = CM_SLOT_STARTING;
 		slot->generation = generation + 1;
 		slot->waiter = waited ? MyProcPid : 0;
+		slot->caller = waited ? GetSessionUserId() : InvalidOid;
 		slot->background = background;
 		slot->looks = job_id == 0;
 		slot->datid = datid;
@@ -258,7 +286,7 @@ cm_slot_reserve(Oid datid, int64 job_id, bool background, bool waited, CmSlotRef
 		found = true;
 	}
 	LWLockRelease(&shared->lock);
-	return found;
+	return may == CM_RESERVED && !found ? CM_RESERVE_FULL : may;
 }
 
 /* The worker is going: leave the outcome to the waiter, or free the slot. */

@@ -47,6 +47,7 @@ typedef struct CmSlot
 	uint32		generation;		/* counts the slot's uses; set when reserved */
 	int			pid;			/* the worker, while running */
 	int			waiter;			/* backend that waits for the outcome, or 0 */
+	Oid			caller;			/* role of that backend's session */
 	bool		background;		/* counts against max_workers */
 	bool		looks;			/* shall publish when its database is due next */
 	bool		published;		/* has done so */
@@ -62,6 +63,15 @@ typedef struct CmSlot
 	int			sqlerrcode;
 	char		text[CM_SLOT_TEXT];
 } CmSlot;
+
+/* How a reservation went. */
+typedef enum CmReserve
+{
+	CM_RESERVED,
+	CM_RESERVE_FULL,			/* all slots are taken */
+	CM_RESERVE_BUSY,			/* another worker has this job */
+	CM_RESERVE_SHARE			/* the waiting role has as many as it may */
+} CmReserve;
 
 /* A reservation: which slot, and which use of it. */
 typedef struct CmSlotRef
@@ -94,8 +104,8 @@ typedef struct CmDatabase
 
 extern void cm_shared_attach(void);
 
-extern bool cm_slot_reserve(Oid datid, int64 job_id, bool background, bool waited,
-							CmSlotRef *ref);
+extern CmReserve cm_slot_reserve(Oid datid, int64 job_id, bool background, bool waited,
+								 CmSlotRef *ref);
 extern bool cm_slot_attach(CmSlotRef ref);
 extern void cm_slot_claimed(int64 job_id, Oid owner);
 extern bool cm_slot_must_stop(void);

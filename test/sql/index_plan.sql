@@ -22,7 +22,7 @@ BEGIN
     INSERT INTO concertmaster.index_plan (phase, schema_name, table_name, index_name, is_unique, definition)
     VALUES (101, 'index_plan_test', 't', 'tried', is_unique, definition);
     RAISE INFO 'accepted: %', definition;
-    DELETE FROM concertmaster.index_plan WHERE schema_name = 'index_plan_test' AND index_name = 'tried';
+    PERFORM concertmaster.unplan_index('index_plan_test', 'tried');
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
         detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
@@ -96,7 +96,7 @@ VALUES (101, 'index_plan_test', 'Quoted "Table', 'An "Index" of Case', '(id)'),
        (101, 'index_plan_test', 't', repeat('n', 63), '(id)'),
        (102, 'index_plan_test', 't', 'mixed', '("Mixed Case")');
 
--- others can neither add, change nor delete
+-- others can neither add, change nor remove
 RESET ROLE;
 GRANT USAGE ON SCHEMA index_plan_test TO regress_index_other;
 SET ROLE regress_index_other;
@@ -104,19 +104,24 @@ INSERT INTO concertmaster.index_plan (phase, schema_name, table_name, index_name
 VALUES (101, 'index_plan_test', 't', 'x', '(id)');
 UPDATE concertmaster.index_plan SET phase = 103 WHERE index_name = 'mixed';
 DELETE FROM concertmaster.index_plan WHERE index_name = 'mixed';
+SELECT concertmaster.unplan_index('index_plan_test', 'mixed');
 TRUNCATE concertmaster.index_plan;
 SELECT count(*) FROM concertmaster.indexes WHERE schema_name = 'index_plan_test';
 SELECT * FROM concertmaster.index_state;
 CALL concertmaster.build_indexes(101);
 SELECT * FROM concertmaster._bundled_indexes('public');
 
--- nor can the owner give a row to a table of somebody else
+-- nor can the owner, given the privilege, give a row to a table of somebody else
 RESET ROLE;
 CREATE TABLE not_yours (id integer);
+GRANT SELECT, UPDATE ON concertmaster.index_plan TO regress_index_owner;
 SET ROLE regress_index_owner;
 UPDATE concertmaster.index_plan SET table_name = 'not_yours' WHERE index_name = 'mixed';
 UPDATE concertmaster.index_plan SET definition = '(missing)' WHERE index_name = 'mixed';
 UPDATE concertmaster.index_plan SET phase = 103 WHERE index_name = 'mixed';
+RESET ROLE;
+REVOKE SELECT, UPDATE ON concertmaster.index_plan FROM regress_index_owner;
+SET ROLE regress_index_owner;
 SELECT phase, table_name, index_name, state, percent_done, size_bytes, scans, adopted_index, last_run, message
   FROM concertmaster.indexes WHERE schema_name = 'index_plan_test';
 
@@ -125,7 +130,7 @@ RESET ROLE;
 GRANT pg_monitor TO regress_index_other;
 SET ROLE regress_index_other;
 SELECT count(*) FROM concertmaster.indexes WHERE schema_name = 'index_plan_test';
-DELETE FROM concertmaster.index_plan WHERE index_name = 'mixed';
+SELECT concertmaster.unplan_index('index_plan_test', 'mixed');
 RESET ROLE;
 
 -- a superuser's COPY, as in a restore, is checked for syntax alone
@@ -139,15 +144,15 @@ INSERT INTO concertmaster.index_plan (phase, schema_name, table_name, index_name
 VALUES (104, 'index_plan_test', 't', 'x', '(missing)');
 -- without its table, a row can be tidied up by whoever could make the table
 SET ROLE regress_index_other;
-DELETE FROM concertmaster.index_plan WHERE index_name = 'restored';
+SELECT concertmaster.unplan_index('index_plan_test', 'restored');
 SET ROLE regress_index_owner;
-DELETE FROM concertmaster.index_plan WHERE index_name = 'restored';
+SELECT concertmaster.unplan_index('index_plan_test', 'restored');
 
 -- a table that is renamed or moved takes its rows along
 ALTER TABLE t RENAME TO renamed;
 INSERT INTO concertmaster.index_plan (phase, schema_name, table_name, index_name, definition)
 VALUES (105, 'index_plan_test', 'renamed', 'after_rename', '(id)');
-SELECT DISTINCT table_name FROM concertmaster.index_plan WHERE schema_name = 'index_plan_test' ORDER BY 1;
+SELECT DISTINCT table_name FROM concertmaster.indexes WHERE schema_name = 'index_plan_test' ORDER BY 1;
 
 -- the trigger is no function to be called
 SELECT concertmaster._index_plan_check();

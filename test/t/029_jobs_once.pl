@@ -6,6 +6,7 @@ use warnings;
 
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 use ConcertmasterTest;
 use JobsTest;
 
@@ -18,8 +19,11 @@ $gate->query_safe('SELECT pg_advisory_lock(77)');
 my @calls = map { start_call($node, 'd', "CALL concertmaster.run_job('refresh public.gated')") } 1 .. 2;
 poll_sql($node, 'd', "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 3 AND granted", '1',
 	'the running job holds its lock');
-poll_sql($node, 'd', "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 3 AND NOT granted", '1',
-	'the other worker waits for it');
+my $both = sub { $_->{handle}->pump_nb for @calls; return $calls[0]{err} . $calls[1]{err} };
+for (1 .. 600) { last if $both->() =~ /waiting for the run/; usleep(100_000) }
+like($both->(), qr/waiting for the run of this job that is going on/, 'the other caller waits for it');
+is($node->safe_psql('d', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'concertmaster worker'"), '1',
+	'in no worker of its own');
 is($node->safe_psql('d', "SELECT status, count(*) OVER () FROM concertmaster.job_runs WHERE name = 'refresh public.gated'"),
 	'running|1', 'there is one run');
 is($node->safe_psql('d', "SELECT count(*), count(backend_xmin), count(backend_xid) FROM pg_stat_activity WHERE query LIKE 'CALL%'"),
@@ -35,13 +39,10 @@ is($node->safe_psql('d', "SELECT status FROM concertmaster.jobs WHERE name = 're
 }
 is($node->safe_psql('d', "SELECT status, count(*) OVER () FROM concertmaster.job_runs WHERE name = 'refresh public.gated'"),
 	'running|1', 'the run goes on');
-poll_sql($node, 'd', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'concertmaster worker'", '2',
-	'its worker is gone');
 
 $gate->query_safe('SELECT pg_advisory_unlock(77)');
 $_->{handle}->finish for @calls;
 is($_->{err} =~ /ERROR/ ? $_->{err} : '', '', 'a caller ends well') for @calls;
-like($calls[0]{err} . $calls[1]{err}, qr/NOTICE: .*waiting for the run of this job that is going on/, 'one was told to wait');
 is($node->safe_psql('d', "SELECT count(*), bool_and(after) FROM (SELECT start_time >= lag(end_time) OVER (ORDER BY run_id) AS after FROM concertmaster.job_runs WHERE name = 'refresh public.gated' AND status = 'succeeded') t"),
 	'2|t', 'they ran one after the other');
 
@@ -53,8 +54,8 @@ poll_sql($node, 'd', "SELECT count(*) FROM concertmaster.progress_jobs", '3', 'd
 
 # The launcher and a caller do not run the same job at once either.
 my $call = start_call($node, 'd', "CALL concertmaster.run_job('refresh public.gated1')");
-poll_sql($node, 'd', "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 3 AND NOT granted", '1',
-	'a caller waits for the launcher\'s run');
+for (1 .. 600) { $call->{handle}->pump_nb; last if $call->{err} =~ /waiting for the run/; usleep(100_000) }
+like($call->{err}, qr/waiting for the run of this job/, 'a caller waits for the launcher\'s run');
 $gate->query_safe('SELECT pg_advisory_unlock(77)');
 $call->{handle}->finish;
 is($call->{err} =~ /ERROR/ ? $call->{err} : '', '', 'and then runs it');
@@ -69,6 +70,58 @@ $node->safe_psql('d', "SELECT concertmaster.run_due_jobs(); SELECT pg_sleep(0.05
 is($node->safe_psql('d', q{
 	SELECT count(*) FROM (SELECT start_time < lag(end_time) OVER (ORDER BY run_id) AS lapped, start_time - lag(start_time) OVER (ORDER BY run_id) < interval '0.5s' AS twice
 	  FROM concertmaster.job_runs WHERE name = 'refresh public.each') t WHERE lapped OR twice}), '0', 'two drivers start no run twice');
+
+# What was run by hand and put off is tried again by itself.
+make_job($node, 'd', 'read', 'SELECT 1 AS a', undef);
+$node->safe_psql('d', "CALL concertmaster.run_job('refresh public.read')");
+my $reader = $node->background_psql('d');
+$reader->query_safe('BEGIN; SELECT * FROM read');
+my ($code, $out, $err) = $node->psql('d', "CALL concertmaster.run_job('refresh public.read')");
+like($err, qr/was put off/, 'a refresh is put off by a reader');
+$reader->query_safe('COMMIT');
+poll_sql($node, 'd', "SELECT count(*) FROM concertmaster.job_runs WHERE name = 'refresh public.read' AND status = 'succeeded'", '2',
+	'and tried again in the background');
+$reader->quit;
+
+# One role cannot take all workers of the server.
+$node->safe_psql('d', q{CREATE ROLE greedy LOGIN; GRANT CREATE ON SCHEMA public TO greedy; GRANT USAGE ON SCHEMA concertmaster TO greedy;
+	ALTER SYSTEM SET concertmaster.max_workers = 2; SELECT pg_reload_conf()});
+poll_sql($node, 'd', 'SHOW concertmaster.max_workers', '2', 'max_workers is 2');
+make_job($node, 'd', "slow$_", "SELECT pg_advisory_xact_lock_shared(78)::text AS a, $_ AS n", undef) for 1 .. 4;
+$node->safe_psql('d', "ALTER MATERIALIZED VIEW slow$_ OWNER TO greedy; UPDATE concertmaster.job SET owner = 'greedy' WHERE name = 'refresh public.slow$_'") for 1 .. 4;
+$gate = $node->background_psql('d');
+$gate->query_safe('SELECT pg_advisory_lock(78)');
+my @greedy;
+{
+	local $ENV{PGUSER} = 'greedy';
+	@greedy = map { start_call($node, 'd', "CALL concertmaster.run_job('refresh public.slow$_')") } 1 .. 4;
+}
+my $greeds = sub { $_->{handle}->pump_nb for @greedy; return scalar grep { $_->{err} =~ /waiting for one of the workers/ } @greedy };
+for (1 .. 600) { last if $greeds->() == 2; usleep(100_000) }
+is($greeds->(), 2, 'two of four callers of one role wait for their turn');
+$node->safe_psql('d', "CALL concertmaster.run_job('refresh public.read')");
+is(runs($node, 'd', 'read', 'succeeded'), '3', 'somebody else\'s job runs meanwhile');
+$gate->query_safe('SELECT pg_advisory_unlock(78)');
+$_->{handle}->finish for @greedy;
+is(runs($node, 'd', "slow$_", 'succeeded'), '1', "job $_ ran in its turn") for 1 .. 4;
+$gate->quit;
+
+# An open transaction that holds rows of its own jobs stops no other job.
+make_job($node, 'd', 'held', 'SELECT 1 AS a', '1h');
+make_job($node, 'd', 'other', 'SELECT 1 AS a', '1h');
+poll_sql($node, 'd', "SELECT count(*) FROM concertmaster.job_runs WHERE name IN ('refresh public.held', 'refresh public.other') AND status = 'succeeded'", '2', 'both have run')
+  if $node->safe_psql('d', 'SELECT concertmaster.resume_all()');
+my $holder = $node->background_psql('d');
+$node->safe_psql('d', 'ALTER MATERIALIZED VIEW held RENAME TO held2');
+$holder->query_safe("BEGIN; SELECT concertmaster.pause_job('refresh public.held')");
+$holder->query_safe("UPDATE concertmaster.job_state SET next_run = now() WHERE job_id = (SELECT job_id FROM concertmaster.job WHERE name = 'refresh public.held')");
+$node->safe_psql('d', "SELECT concertmaster.request_job('refresh public.other')");
+poll_sql($node, 'd', "SELECT count(*) FROM concertmaster.job_runs WHERE name = 'refresh public.other' AND status = 'succeeded'", '2',
+	'another job runs while a job row is locked and names are out of step');
+$holder->query_safe('ROLLBACK');
+poll_sql($node, 'd', "SELECT count(*) FROM concertmaster.jobs WHERE name = 'refresh public.held2'", '1', 'and the name follows afterwards')
+  if $node->safe_psql('d', "SELECT concertmaster.request_job('refresh public.other')") eq '';
+$holder->quit;
 
 $node->stop;
 done_testing();
