@@ -84,8 +84,8 @@ bound_lock_waits(void)
 }
 
 /*
- * Bring names and owners in step with the relations.  Returns false if an
- * open transaction was in the way.
+ * Bring names and owners in step with the relations.  Returns false if that
+ * did not come about: an open transaction was in the way, say.
  */
 static bool
 reconcile(void)
@@ -97,7 +97,7 @@ reconcile(void)
 	{
 		cm_transaction_begin(GetSessionUserId());
 		bound_lock_waits();
-		cm_relations_reconcile();
+		done = cm_relations_try_reconcile();
 		cm_job_owners_reconcile();
 		cm_transaction_commit();
 	}
