@@ -152,11 +152,12 @@ make_database(Oid datid)
 	return entry;
 }
 
-/* Wake the launcher, if there is one. */
+/* Wake the launcher, if there is one and it is another process. */
 static void
 wake_launcher(void)
 {
-	PGPROC	   *proc = shared->launcher_pid != 0 ? BackendPidGetProc(shared->launcher_pid) : NULL;
+	int			pid = shared->launcher_pid;
+	PGPROC	   *proc = pid != 0 && pid != MyProcPid ? BackendPidGetProc(pid) : NULL;
 
 	if (proc != NULL)
 		SetLatch(&proc->procLatch);
@@ -307,9 +308,15 @@ detach_slot(int code, Datum arg)
 	LWLockRelease(&shared->lock);
 	my_slot = NULL;
 
-	/* A run that was cut off is closed by the next worker that looks. */
+	/*
+	 * A run that was cut off is closed by the next worker that looks.  The
+	 * launcher hears in any case: it can be waiting for a slot, and for a
+	 * worker of which it does not hear from the postmaster.
+	 */
 	if (cut_off)
 		cm_database_wake(datid);
+	else
+		wake_launcher();
 }
 
 /*
@@ -454,6 +461,7 @@ free_slot(CmSlotRef ref, bool missed)
 			slot->state = CM_SLOT_FREE;
 	}
 	LWLockRelease(&shared->lock);
+	wake_launcher();
 }
 
 /* Nobody waits any longer, or the worker was started in vain. */
@@ -578,10 +586,11 @@ cm_database_wakes(Oid datid)
 /*
  * A worker says when its database's next jobs are due, and how many at that
  * time.  If the database was woken since the worker counted the wakes, the
- * worker has not seen what it was woken for, and it is due now.
+ * worker has not seen what it was woken for, and it is due now.  The end of a
+ * run counts as a wake to the others, who have not seen when that job is due.
  */
 void
-cm_database_publish(TimestampTz next_due, int due_count, uint32 wakes)
+cm_database_publish(TimestampTz next_due, int due_count, uint32 wakes, bool run_ended)
 {
 	CmDatabase *entry;
 
@@ -593,6 +602,8 @@ cm_database_publish(TimestampTz next_due, int due_count, uint32 wakes)
 		entry->next_due = entry->wakes == wakes ? next_due : Min(next_due, GetCurrentTimestamp());
 		entry->due_count = due_count;
 		entry->misses = 0;
+		if (run_ended)
+			entry->wakes++;
 	}
 	LWLockRelease(&shared->lock);
 	wake_launcher();
@@ -643,22 +654,25 @@ cm_databases_copy(CmDatabase *copy)
 	return count;
 }
 
-/* Transaction end: what cm_shared_wake_at_commit() asked for. */
+/*
+ * Transaction end: what cm_shared_wake_at_commit() asked for; after an abort
+ * too, because the rows that it had locked are free again.
+ */
 static void
 at_transaction_end(XactEvent event, void *arg)
 {
 	if (!wake_pending)
 		return;
-	if (event == XACT_EVENT_COMMIT)
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
 	{
 		wake_pending = false;
 		cm_database_wake(MyDatabaseId);
 	}
-	else if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	else if (event == XACT_EVENT_PREPARE)
 		wake_pending = false;
 }
 
-/* Tell the launcher, when this transaction commits, to look at this database. */
+/* Tell the launcher, when this transaction ends, to look at this database. */
 void
 cm_shared_wake_at_commit(void)
 {

@@ -118,7 +118,7 @@ extern int	cm_slots_background(void);
 extern CmSlot *cm_slots_copy(void);
 
 extern uint32 cm_database_wakes(Oid datid);
-extern void cm_database_publish(TimestampTz next_due, int due_count, uint32 wakes);
+extern void cm_database_publish(TimestampTz next_due, int due_count, uint32 wakes, bool run_ended);
 extern void cm_database_wake(Oid datid);
 extern void cm_database_forget(Oid datid);
 extern int	cm_databases_copy(CmDatabase *copy);
