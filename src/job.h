@@ -78,6 +78,7 @@ extern bool cm_run_finish(const CmRun *run, CmRunStatus status, const ErrorData 
 extern int	cm_runs_close_dead(bool *busy);
 extern int64 cm_job_claim_due(int64 only_job_id, Datum *passed_over, int *retry_ms);
 extern TimestampTz cm_jobs_next_due(Datum passed_over, int *count);
+extern void cm_jobs_find_prepared(void);
 extern bool cm_jobs_armed(const char *driver);
 extern void cm_jobs_prune(CmJobOutcome *outcome);
 

@@ -27,6 +27,7 @@
  */
 #include "postgres.h"
 
+#include "access/twophase.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "executor/spi.h"
@@ -498,6 +499,23 @@ cm_jobs_next_due(Datum passed_over, int *count)
 	*count = DatumGetInt32(first_row(2, &isnull));
 	cm_scope_leave(&scope);
 	return due;
+}
+
+/*
+ * Once after each start of the server: does a prepared transaction have to do
+ * with this database's jobs?  It is known from its lock.
+ */
+void
+cm_jobs_find_prepared(void)
+{
+	if (max_prepared_xacts == 0 || cm_database_prepared(MyDatabaseId) != CM_PREPARED_UNKNOWN)
+		return;
+	SPI_connect();
+	SPI_execute("SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database"
+				" WHERE d.datname = pg_catalog.current_database() AND l.locktype = 'relation' AND l.pid IS NULL"
+				"   AND l.relation = pg_catalog.to_regclass('concertmaster.job_state')", true, 1);
+	cm_database_note_prepared(MyDatabaseId, SPI_processed > 0);
+	SPI_finish();
 }
 
 /*

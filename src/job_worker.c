@@ -243,6 +243,8 @@ try_claim(const CmWorkerOrder *order, Claim *claim)
 	claim->next_due = DT_NOEND;
 	cm_transaction_begin(GetSessionUserId());
 	bound_lock_waits();
+	if (looks)
+		cm_jobs_find_prepared();
 	if (!extension_fits(&claim->extension) || (looks && !cm_jobs_armed("launcher")))
 	{
 		claim->extension = InvalidOid;
@@ -477,6 +479,10 @@ cm_worker_main(Datum main_arg)
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(order.datid, InvalidOid, 0);
 	cm_session_pin();
+
+	/* A cancel while it connected can have been lost. */
+	if (cm_slot_must_stop())
+		proc_exit(0);
 	work(&order);
 	proc_exit(0);
 }
