@@ -43,6 +43,20 @@ typedef struct CmSchedule
 	bool		has_anchor;
 } CmSchedule;
 
+/* One run, as its worker knows it. */
+typedef struct CmRun
+{
+	int64		job_id;
+	int64		run_id;
+	TimestampTz end_time;		/* when its work was over */
+} CmRun;
+
+/*
+ * A due job whose rows somebody has locked is looked at again after this, if
+ * the end of their transaction does not wake the launcher before.
+ */
+#define CM_ROWS_RETRY_MS	5000
+
 /* in job_clock.c: pure reckoning of times */
 extern bool cm_clock_next(const CmSchedule *schedule, TimestampTz now, TimestampTz *next);
 extern int64 cm_clock_retry_delay(int failures, int first_s, int longest_s, double random);
@@ -57,12 +71,14 @@ extern void cm_job_owners_reconcile(void);
 /* in job_run.c: one run: lock, claim, record */
 extern bool cm_job_lock(int64 job_id, bool wait);
 extern void cm_job_unlock(int64 job_id);
+extern bool cm_job_lock_rows(int64 job_id);
 extern int64 cm_run_start(int64 job_id);
-extern void cm_run_finish(int64 job_id, int64 run_id, CmRunStatus status,
-						  const ErrorData *edata, const char *message);
-extern void cm_runs_close_dead(void);
-extern int64 cm_job_claim_due(int64 only_job_id, bool *busy);
-extern TimestampTz cm_jobs_next_due(int *count);
+extern bool cm_run_finish(const CmRun *run, CmRunStatus status, const ErrorData *edata,
+						  const char *message, bool run_only);
+extern int	cm_runs_close_dead(bool *busy);
+extern int64 cm_job_claim_due(int64 only_job_id, Datum *passed_over, int *retry_ms);
+extern TimestampTz cm_jobs_next_due(Datum passed_over, int *count);
+extern void cm_jobs_find_prepared(void);
 extern bool cm_jobs_armed(const char *driver);
 extern void cm_jobs_prune(CmJobOutcome *outcome);
 

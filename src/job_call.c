@@ -39,6 +39,16 @@
 /* How long a cancelled worker has before it is terminated. */
 #define CANCEL_GRACE_MS		3000
 
+/* How a run ended, as its waiter reads it; strings are palloc'd or NULL. */
+typedef struct Outcome
+{
+	CmRunStatus status;
+	int			sqlerrcode;
+	char	   *message;
+	char	   *detail;
+	char	   *hint;
+} Outcome;
+
 /* What a waiting procedure has to clean up. */
 typedef struct CallState
 {
@@ -243,9 +253,28 @@ wait_and_show(CallState *state, const char *name, CmSlot *slot)
 	}
 }
 
+/* Unpack what cm_slot_finish() packed. */
+static void
+read_outcome(const CmSlot *slot, Outcome *outcome)
+{
+	const char *parts[3];
+	const char *next = slot->text;
+
+	for (int i = 0; i < lengthof(parts); i++)
+	{
+		parts[i] = *next != '\0' ? next : NULL;
+		next += strlen(next) + 1;
+	}
+	outcome->status = slot->status;
+	outcome->sqlerrcode = slot->sqlerrcode;
+	outcome->message = parts[0] ? pstrdup(parts[0]) : NULL;
+	outcome->detail = parts[1] ? pstrdup(parts[1]) : NULL;
+	outcome->hint = parts[2] ? pstrdup(parts[2]) : NULL;
+}
+
 /* The run failed, or never came to an end: raise its error here. */
 static void
-raise_outcome(const CmSlot *slot, const CmSlotOutcome *outcome, const char *name)
+raise_outcome(const CmSlot *slot, const Outcome *outcome, const char *name)
 {
 	if (outcome->status == CM_RUN_FAILED)
 		ereport(ERROR,
@@ -279,7 +308,7 @@ cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message)
 	MemoryContext caller = CurrentMemoryContext;
 	CallState	state = {0};
 	CmWorkerOrder order = {.mode = CM_WORKER_JOB,.datid = MyDatabaseId,.job_id = job_id};
-	CmSlotOutcome outcome;
+	Outcome outcome;
 	CmSlot	   *slot = palloc0(sizeof(CmSlot));
 	CmJob	   *job;
 
@@ -303,7 +332,7 @@ cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message)
 	cm_slot_release(state.slot);
 
 	MemoryContextSwitchTo(caller);
-	cm_slot_read_outcome(slot, &outcome);
+	read_outcome(slot, &outcome);
 	SPI_finish();
 	MemoryContextSwitchTo(caller);
 	if (outcome.status != CM_RUN_SUCCEEDED && outcome.status != CM_RUN_DEFERRED)

@@ -78,6 +78,7 @@ cm_run_due_jobs(PG_FUNCTION_ARGS)
 {
 	int			count;
 	int			started = 0;
+	bool		busy;
 	int			seen = 0;
 	int64	   *jobs;
 
@@ -91,7 +92,7 @@ cm_run_due_jobs(PG_FUNCTION_ARGS)
 				 errhint("SELECT concertmaster.resume_all() starts its jobs again.")));
 		PG_RETURN_INT32(0);
 	}
-	cm_runs_close_dead();
+	(void) cm_runs_close_dead(&busy);
 
 	jobs = list_due_jobs(&count);
 	while (seen < count && cm_slots_background() < cm_max_workers)

@@ -15,7 +15,9 @@
  * command itself checks it again.
  *
  * DROP EXTENSION concertmaster sees the workers of its database off likewise.
- * The same hook wakes the launcher when the extension is created or updated.
+ * The same hook wakes the launcher when the extension is created or updated,
+ * and when a prepared transaction ends in a database where such have to do
+ * with jobs: then no transaction of ours ends that could.
  *
  * Locks: none held over the command.  Cleanup: the hold is given up at the
  * end of the transaction, whichever way it ends, and ignored once its holder
@@ -130,7 +132,7 @@ user_may(Node *statement, Oid datid)
 static void
 at_transaction_end(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 		cm_hold_release();
 }
 
@@ -190,6 +192,15 @@ drops_extension(Node *statement)
 	return false;
 }
 
+/* Does this end a prepared transaction? */
+static bool
+ends_prepared(Node *statement)
+{
+	return IsA(statement, TransactionStmt) &&
+		(castNode(TransactionStmt, statement)->kind == TRANS_STMT_COMMIT_PREPARED ||
+		 castNode(TransactionStmt, statement)->kind == TRANS_STMT_ROLLBACK_PREPARED);
+}
+
 /* The hook around every utility command. */
 static void
 process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
@@ -218,6 +229,8 @@ process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 		cm_database_forget(datid);
 	if (concerns_extension(statement))
 		cm_shared_wake_at_commit();
+	if (ends_prepared(statement) && cm_database_prepared(MyDatabaseId) != CM_PREPARED_NO)
+		cm_database_wake(MyDatabaseId);
 }
 
 /* Install the hook.  Called from _PG_init when preloaded. */

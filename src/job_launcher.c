@@ -55,6 +55,9 @@
 #define NO_WORKER_FIRST_MS		1000
 #define NO_WORKER_LONGEST_MS	30000
 
+/* Pause while this launcher's own list of workers is full. */
+#define REAP_PAUSE_MS			100
+
 /* The log is told of this no more often. */
 #define COMPLAINT_PAUSE_MS		600000
 
@@ -162,7 +165,10 @@ reap_workers(Launcher *launcher)
 	}
 }
 
-/* Start a worker in a database.  False if the server has none to give. */
+/*
+ * Start a worker in a database.  False if the server has none to give; then
+ * no_worker_until says when to try again.
+ */
 static bool
 start_worker(Launcher *launcher, Oid datid)
 {
@@ -172,7 +178,11 @@ start_worker(Launcher *launcher, Oid datid)
 	while (started->handle != NULL && started < launcher->started + CM_MAX_SLOTS - 1)
 		started++;
 	if (started->handle != NULL)
+	{
+		/* Ended, but the postmaster has not said so yet. */
+		launcher->no_worker_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), REAP_PAUSE_MS);
 		return false;
+	}
 	if (cm_worker_start(&order, true, false, &started->slot, &started->handle) == CM_RESERVED)
 	{
 		launcher->no_worker_ms = 0;
@@ -250,8 +260,9 @@ start_due_workers(Launcher *launcher)
 		datid = choose_database(launcher, now, &next);
 		if (!OidIsValid(datid))
 			return TimestampDifferenceMilliseconds(now, next);
+		if (!start_worker(launcher, datid))
+			return TimestampDifferenceMilliseconds(now, launcher->no_worker_until);
 		launcher->probes = list_delete_oid(launcher->probes, datid);
-		(void) start_worker(launcher, datid);
 	}
 }
 
@@ -267,13 +278,16 @@ cm_launcher_main(Datum main_arg)
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 
-	/* Exit code 0: the other one goes on, this one does not come back. */
+	/*
+	 * Connected first, because a launcher that is not cannot be seen by the
+	 * next.  Exit code 0: the other one goes on, this one does not come back.
+	 */
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	if (!cm_launcher_enter())
 	{
 		ereport(LOG, (errmsg("concertmaster launcher is already running")));
 		proc_exit(0);
 	}
-	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	MemoryContextSwitchTo(context);
 	ereport(LOG, (errmsg("concertmaster launcher started")));
 

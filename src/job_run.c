@@ -14,6 +14,11 @@
  * job's grid that it stands for.  They differ after a failure (next_run is the
  * next try) and after a request.
  *
+ * The rows of a job are locked by whoever asks for it, changes it or drops it,
+ * for as long as their transaction lasts.  Nobody here waits for that: a job
+ * whose rows are locked is passed over, and the end of its run is written
+ * later, see cm_run_finish().
+ *
  * All functions here run in the caller's transaction, except that the job's
  * lock belongs to the session.  After an error the caller aborts, and gives
  * the lock back if it means to live on.
@@ -22,12 +27,14 @@
  */
 #include "postgres.h"
 
+#include "access/twophase.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -37,10 +44,14 @@
 /* Users' advisory locks have 1 or 2 here. */
 #define JOB_LOCK_FIELD4	3
 
+/* A due job that another worker has just locked is looked at again after this. */
+#define LOCK_RETRY_MS	200
+
 /* How a run went, as it is written. */
 typedef struct RunEnd
 {
 	const char *status;			/* of job_run */
+	TimestampTz time;
 	const char *sqlstate;		/* these four: NULL if there is none */
 	const char *message;
 	const char *detail;
@@ -93,8 +104,53 @@ cm_job_unlock(int64 job_id)
 }
 
 /*
+ * Lock a row, if there is one, and if nobody else has it locked.  Caller is in
+ * a catalog scope.
+ */
+static bool
+lock_row(const char *table, const char *key, int64 value, const char *strength)
+{
+	char	   *sql = psprintf("SELECT FROM concertmaster.%s WHERE %s = $1", table, key);
+	Oid			types[1] = {INT8OID};
+	Datum		values[1];
+
+	values[0] = Int64GetDatum(value);
+	SPI_execute_with_args(psprintf("%s FOR %s SKIP LOCKED", sql, strength),
+						  1, types, values, NULL, false, 1);
+	if (SPI_processed > 0)
+		return true;
+	SPI_execute_with_args(sql, 1, types, values, NULL, false, 1);
+	return SPI_processed == 0;
+}
+
+/*
+ * Lock the rows that the start and the end of a run write, against being
+ * changed or dropped.  Returns false, without a wait, if somebody else has one
+ * of them locked.  Caller is in a catalog scope.
+ */
+static bool
+lock_rows(int64 job_id)
+{
+	return lock_row("job", "job_id", job_id, "KEY SHARE") &&
+		lock_row("job_state", "job_id", job_id, "UPDATE");
+}
+
+/* As lock_rows(), for a caller outside of any scope. */
+bool
+cm_job_lock_rows(int64 job_id)
+{
+	CmScope		scope;
+	bool		locked;
+
+	cm_catalog_enter(&scope);
+	locked = lock_rows(job_id);
+	cm_scope_leave(&scope);
+	return locked;
+}
+
+/*
  * Record that this process runs the job from now on.  Caller holds the job's
- * lock.  Returns the run's number.
+ * lock and its rows.  Returns the run's number.
  */
 int64
 cm_run_start(int64 job_id)
@@ -193,44 +249,51 @@ reckon_next(int64 job_id, CmRunStatus status, TimestampTz run_start,
 }
 
 /*
- * Write how a run ended, unless somebody has already closed it.  Caller is in
- * a catalog scope.
+ * Write how a run ended into the history, unless somebody has already closed
+ * it.  Returns whether it was open, and when it started.  Caller is in a
+ * catalog scope.
  */
-static void
-write_end(int64 job_id, int64 run_id, CmRunStatus status, const RunEnd *end)
+static bool
+write_run(int64 run_id, const RunEnd *end, TimestampTz *start_time)
 {
-	Oid			run_types[7] = {INT8OID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
-	Datum		run_values[7];
-	char		run_nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
-	Oid			types[8] = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TIMESTAMPTZOID};
-	Datum		values[8];
-	char		nulls[8] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
+	Oid			types[7] = {INT8OID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[7];
+	char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
 	bool		isnull;
 
-	run_values[0] = Int64GetDatum(run_id);
-	run_values[1] = CStringGetTextDatum(end->status);
-	run_values[2] = TimestampTzGetDatum(GetCurrentTimestamp());
-	run_values[3] = text_or_null(end->sqlstate, &run_nulls[3]);
-	run_values[4] = text_or_null(end->message, &run_nulls[4]);
-	run_values[5] = text_or_null(end->detail, &run_nulls[5]);
-	run_values[6] = text_or_null(end->hint, &run_nulls[6]);
+	values[0] = Int64GetDatum(run_id);
+	values[1] = CStringGetTextDatum(end->status);
+	values[2] = TimestampTzGetDatum(end->time);
+	values[3] = text_or_null(end->sqlstate, &nulls[3]);
+	values[4] = text_or_null(end->message, &nulls[4]);
+	values[5] = text_or_null(end->detail, &nulls[5]);
+	values[6] = text_or_null(end->hint, &nulls[6]);
 	SPI_execute_with_args("UPDATE concertmaster.job_run"
 						  "   SET status = $2, end_time = $3, sqlstate = $4, message = $5, detail = $6, hint = $7"
 						  " WHERE run_id = $1 AND status = 'running' RETURNING start_time",
-						  7, run_types, run_values, run_nulls, false, 0);
+						  7, types, values, nulls, false, 0);
 	if (SPI_processed == 0)
-		return;
-	values[4] = first_row(1, &isnull);
+		return false;
+	*start_time = DatumGetTimestampTz(first_row(1, &isnull));
+	return true;
+}
+
+/* Write how the job stands after a run.  Caller is in a catalog scope. */
+static void
+write_state(int64 job_id, CmRunStatus status, const RunEnd *end, TimestampTz start_time)
+{
+	Oid			types[8] = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TIMESTAMPTZOID};
+	Datum		values[8];
+	char		nulls[8] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
 	values[0] = Int64GetDatum(job_id);
-	if (!reckon_next(job_id, status, DatumGetTimestampTz(values[4]), &values[1], &nulls[1]))
+	if (!reckon_next(job_id, status, start_time, &values[1], &nulls[1]))
 		return;
-	values[3] = run_values[1];
-	values[5] = run_values[3];
-	nulls[5] = run_nulls[3];
-	values[6] = run_values[4];
-	nulls[6] = run_nulls[4];
-	values[7] = run_values[2];
+	values[3] = CStringGetTextDatum(end->status);
+	values[4] = TimestampTzGetDatum(start_time);
+	values[5] = text_or_null(end->sqlstate, &nulls[5]);
+	values[6] = text_or_null(end->message, &nulls[6]);
+	values[7] = TimestampTzGetDatum(end->time);
 	if (status == CM_RUN_FAILED)
 		SPI_execute_with_args("UPDATE concertmaster.job_state"
 							  "   SET next_run = $2, scheduled = $3, last_status = $4,"
@@ -258,13 +321,19 @@ write_end(int64 job_id, int64 run_id, CmRunStatus status, const RunEnd *end)
 /*
  * Record the end of this process's run.  edata: the error, if it failed;
  * message: what else there is to say, or NULL.
+ *
+ * Returns false, and has recorded nothing, if somebody has the rows locked.
+ * The caller tries again, and in the end with run_only: then the history at
+ * least has the outcome, and the job is as if it had not run, due again.
  */
-void
-cm_run_finish(int64 job_id, int64 run_id, CmRunStatus status,
-			  const ErrorData *edata, const char *message)
+bool
+cm_run_finish(const CmRun *run, CmRunStatus status, const ErrorData *edata,
+			  const char *message, bool run_only)
 {
 	CmScope		scope;
-	RunEnd		end = {0};
+	RunEnd		end = {.time = run->end_time};
+	TimestampTz start_time;
+	bool		locked;
 
 	end.status = status == CM_RUN_SUCCEEDED ? "succeeded" : status == CM_RUN_DEFERRED ? "deferred" : "failed";
 	end.message = message;
@@ -276,37 +345,31 @@ cm_run_finish(int64 job_id, int64 run_id, CmRunStatus status,
 		end.hint = edata->hint;
 	}
 	cm_catalog_enter(&scope);
-	write_end(job_id, run_id, status, &end);
+	locked = (run_only || lock_rows(run->job_id)) &&
+		lock_row("job_run", "run_id", run->run_id, "UPDATE");
+	if (locked && write_run(run->run_id, &end, &start_time) && !run_only)
+		write_state(run->job_id, status, &end, start_time);
 	cm_scope_leave(&scope);
-}
-
-/* False if an open transaction has changed the run or its job's state. */
-static bool
-may_write_end(int64 job_id, int64 run_id)
-{
-	Oid			types[2] = {INT8OID, INT8OID};
-	Datum		values[2];
-
-	values[0] = Int64GetDatum(job_id);
-	values[1] = Int64GetDatum(run_id);
-	SPI_execute_with_args("SELECT FROM concertmaster.job_run r JOIN concertmaster.job_state s USING (job_id)"
-						  " WHERE r.job_id = $1 AND r.run_id = $2 FOR UPDATE OF r, s SKIP LOCKED",
-						  2, types, values, NULL, false, 1);
-	return SPI_processed > 0;
+	return locked;
 }
 
 /*
- * Close every run of this database whose process is gone.  It counts as a
- * failure, so that a job which brings its worker down is not started at once
- * again, and again.
+ * Close every run of this database whose process is gone, except where
+ * somebody has the rows locked.  It counts as a failure, so that a job which
+ * brings its worker down is not started at once again, and again.  Returns how
+ * many were closed; sets *busy if one was passed over.
  */
-void
-cm_runs_close_dead(void)
+int
+cm_runs_close_dead(bool *busy)
 {
 	CmScope		scope;
 	SPITupleTable *runs;
 	uint64		count;
+	int			closed = 0;
 	RunEnd		end = {.status = "crashed",.message = "worker ended before it recorded an outcome"};
+
+	*busy = false;
+	end.time = GetCurrentTimestamp();
 
 	cm_catalog_enter(&scope);
 	SPI_execute("SELECT job_id, run_id FROM concertmaster.job_run WHERE status = 'running'", false, 0);
@@ -317,17 +380,23 @@ cm_runs_close_dead(void)
 		bool		isnull;
 		int64		job_id = DatumGetInt64(SPI_getbinval(runs->vals[i], runs->tupdesc, 1, &isnull));
 		int64		run_id = DatumGetInt64(SPI_getbinval(runs->vals[i], runs->tupdesc, 2, &isnull));
+		TimestampTz start_time;
 
-		if (take_lock(job_id, false, false) && may_write_end(job_id, run_id))
-			write_end(job_id, run_id, CM_RUN_FAILED, &end);
+		if (!take_lock(job_id, false, false))
+			continue;
+		if (!lock_rows(job_id) || !lock_row("job_run", "run_id", run_id, "UPDATE"))
+			*busy = true;
+		else if (write_run(run_id, &end, &start_time))
+		{
+			write_state(job_id, CM_RUN_FAILED, &end, start_time);
+			closed++;
+		}
 	}
 	cm_scope_leave(&scope);
+	return closed;
 }
 
-/*
- * Is the job due, seen with a snapshot taken now?  Not if an open transaction
- * has changed it: a worker that waited for that would keep others waiting.
- */
+/* Is the job due, seen with a snapshot taken now? */
 static bool
 still_due(int64 job_id)
 {
@@ -337,20 +406,22 @@ still_due(int64 job_id)
 	values[0] = Int64GetDatum(job_id);
 	values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	SPI_execute_with_args("SELECT 1 FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
-						  " WHERE job_id = $1 AND NOT j.paused AND s.next_run <= $2"
-						  "   FOR KEY SHARE OF j SKIP LOCKED FOR UPDATE OF s SKIP LOCKED",
+						  " WHERE job_id = $1 AND NOT j.paused AND s.next_run <= $2",
 						  2, types, values, NULL, false, 1);
 	return SPI_processed > 0;
 }
 
 /*
  * Claim the job that has been due longest, or only_job_id if that is not 0:
- * returns its number with its lock held, or 0.  Sets *busy if a due job was
- * passed over because somebody else had its lock.
+ * returns its number with its lock and its rows held, or 0.  A due job that
+ * somebody else has locked is passed over: *passed_over is the array of these
+ * (0 if there is none), and *retry_ms when to look again.
  */
 int64
-cm_job_claim_due(int64 only_job_id, bool *busy)
+cm_job_claim_due(int64 only_job_id, Datum *passed_over, int *retry_ms)
 {
+	MemoryContext context = CurrentMemoryContext;
+	ArrayBuildState *busy = NULL;
 	CmScope		scope;
 	Oid			types[2] = {TIMESTAMPTZOID, INT8OID};
 	Datum		values[2];
@@ -358,7 +429,7 @@ cm_job_claim_due(int64 only_job_id, bool *busy)
 	uint64		count;
 	int64		claimed = 0;
 
-	*busy = false;
+	*retry_ms = 0;
 	values[0] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[1] = Int64GetDatum(only_job_id);
 	cm_catalog_enter(&scope);
@@ -376,44 +447,75 @@ cm_job_claim_due(int64 only_job_id, bool *busy)
 		int64		job_id = DatumGetInt64(SPI_getbinval(due->vals[i], due->tupdesc, 1, &isnull));
 
 		if (!cm_job_lock(job_id, false))
-			*busy = true;
+		{
+			*retry_ms = LOCK_RETRY_MS;
+			busy = accumArrayResult(busy, Int64GetDatum(job_id), false, INT8OID, context);
+		}
+		else if (!lock_rows(job_id))
+		{
+			cm_job_unlock(job_id);
+			*retry_ms = *retry_ms ? *retry_ms : CM_ROWS_RETRY_MS;
+			busy = accumArrayResult(busy, Int64GetDatum(job_id), false, INT8OID, context);
+		}
 		else if (still_due(job_id))
 			claimed = job_id;
 		else
 			cm_job_unlock(job_id);
 	}
 	cm_scope_leave(&scope);
+	*passed_over = busy ? makeArrayResult(busy, context) : (Datum) 0;
 	return claimed;
 }
 
 /*
  * When this database's next job is due, and how many are due by then, or by
- * now if that is later.  DT_NOEND if none is.
+ * now if that is later.  DT_NOEND if none is.  Jobs of the array passed_over
+ * do not count; 0 for none.
  */
 TimestampTz
-cm_jobs_next_due(int *count)
+cm_jobs_next_due(Datum passed_over, int *count)
 {
 	CmScope		scope;
-	Oid			types[1] = {TIMESTAMPTZOID};
-	Datum		values[1];
+	Oid			types[2] = {TIMESTAMPTZOID, INT8ARRAYOID};
+	Datum		values[2];
+	char		nulls[2] = {' ', ' '};
 	TimestampTz due;
 	bool		isnull;
 
 	values[0] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[1] = passed_over;
+	nulls[1] = passed_over ? ' ' : 'n';
 	cm_catalog_enter(&scope);
 	SPI_execute_with_args("WITH waiting AS (SELECT s.next_run"
 						  "  FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
-						  " WHERE NOT j.paused AND NOT EXISTS"
+						  " WHERE NOT j.paused AND (job_id = ANY ($2)) IS NOT TRUE AND NOT EXISTS"
 						  "       (SELECT FROM concertmaster.job_run r WHERE r.job_id = j.job_id AND r.status = 'running'))"
 						  " SELECT m.next_run, (SELECT count(*)::int FROM waiting w WHERE w.next_run <= greatest(m.next_run, $1))"
 						  "   FROM (SELECT min(next_run) AS next_run FROM waiting) m",
-						  1, types, values, NULL, false, 1);
+						  2, types, values, nulls, false, 1);
 	due = DatumGetTimestampTz(first_row(1, &isnull));
 	if (isnull)
 		due = DT_NOEND;
 	*count = DatumGetInt32(first_row(2, &isnull));
 	cm_scope_leave(&scope);
 	return due;
+}
+
+/*
+ * Once after each start of the server: does a prepared transaction have to do
+ * with this database's jobs?  It is known from its lock.
+ */
+void
+cm_jobs_find_prepared(void)
+{
+	if (max_prepared_xacts == 0 || cm_database_prepared(MyDatabaseId) != CM_PREPARED_UNKNOWN)
+		return;
+	SPI_connect();
+	SPI_execute("SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database"
+				" WHERE d.datname = pg_catalog.current_database() AND l.locktype = 'relation' AND l.pid IS NULL"
+				"   AND l.relation = pg_catalog.to_regclass('concertmaster.job_state')", true, 1);
+	cm_database_note_prepared(MyDatabaseId, SPI_processed > 0);
+	SPI_finish();
 }
 
 /*

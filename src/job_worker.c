@@ -7,8 +7,9 @@
  * the oldest of it, or run one named job.  It connects as the bootstrap
  * superuser (and acts as owners inside transactions), claims its job, records
  * the start, hands the job to the room whose kind it is, records the end and
- * exits.  An order to look also publishes when the database's next job is
- * due, after the claim and again at the end; that is all the launcher knows.
+ * exits.  At the end of a run, and if it was to look also after the claim, it
+ * publishes when the database's next job is due; that is all the launcher
+ * knows.
  *
  * Where there is nothing for us (no extension, other version, not armed,
  * driven by pg_cron) the worker publishes that nothing is due and goes.
@@ -19,7 +20,8 @@
  * tables JOB_LOCK_TIMEOUT at most, and goes on without bringing the names in
  * step where its own job's are.  While the end is recorded, the
  * extension is locked against being dropped; if it is gone by then, nothing
- * is recorded and nothing said.
+ * is recorded and nothing said.  Rows that are locked at the end of a run are
+ * tried for RECORD_PATIENCE_MS, in transactions that are over at once.
  *
  * Cleanup: an error inside the job is caught here, logged and recorded.  A
  * termination (SIGTERM) ends the process at once; the run is closed by the
@@ -39,19 +41,22 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
-#include "utils/guc.h"
 #include "utils/backend_status.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 
 #include "concertmaster.h"
 #include "job.h"
 
-/* A due job that somebody just locked is looked at again after this. */
-#define BUSY_RETRY_MS	200
+/* Rows that somebody has locked are tried again after this, at the end so long. */
+#define ROWS_PAUSE_MS		200
+#define RECORD_PATIENCE_MS	10000
 
 /* How long a worker waits for a lock on the job tables before its run. */
 #define JOB_LOCK_TIMEOUT	"2s"
@@ -60,7 +65,7 @@
 typedef struct Claim
 {
 	Oid			extension;		/* pg_extension's oid, to see a DROP */
-	int64		run_id;
+	CmRun		run;
 	CmJob	   *job;			/* NULL: nothing */
 	TimestampTz next_due;		/* of the rest of the database's jobs */
 	int			due_count;		/* how many of them */
@@ -75,6 +80,16 @@ job_error_context(void *arg)
 	errcontext("job " INT64_FORMAT ", \"%s\"", job->job_id, job->name);
 }
 
+/* Wait a little, in no transaction. */
+static void
+pause_for_rows(void)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 ROWS_PAUSE_MS, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
 /* In this transaction, do not wait longer for any lock. */
 static void
 bound_lock_waits(void)
@@ -85,7 +100,9 @@ bound_lock_waits(void)
 
 /*
  * Bring names and owners in step with the relations.  Returns false if that
- * did not come about: an open transaction was in the way, say.
+ * did not come about because an open transaction was in the way.  Any other
+ * trouble is logged, and no reason to let all jobs wait; the next worker
+ * tries again.
  */
 static bool
 reconcile(void)
@@ -107,10 +124,15 @@ reconcile(void)
 
 		MemoryContextSwitchTo(context);
 		edata = CopyErrorData();
-		if (!cm_error_means_later(edata, false))
+		if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
 			PG_RE_THROW();
 		FlushErrorState();
 		cm_transaction_abort();
+		if (!cm_error_means_later(edata, false))
+			ereport(LOG,
+					(errcode(edata->sqlerrcode),
+					 errmsg("could not bring the names in the job tables up to date: %s", edata->message),
+					 edata->detail ? errdetail_internal("%s", edata->detail) : 0));
 		done = false;
 	}
 	PG_END_TRY();
@@ -164,10 +186,9 @@ dispatch(const CmJob *job, CmJobOutcome *outcome)
 
 /* Tell the launcher when this database's next job is due. */
 static void
-publish(const CmWorkerOrder *order, const Claim *claim, uint32 wakes)
+publish(const Claim *claim, uint32 wakes, bool run_ended)
 {
-	if (order->mode == CM_WORKER_LOOK)
-		cm_database_publish(claim->next_due, claim->due_count, wakes);
+	cm_database_publish(claim->next_due, claim->due_count, wakes, run_ended);
 }
 
 /*
@@ -206,78 +227,136 @@ extension_fits(Oid *extension_oid)
 
 /*
  * In one transaction: is there something for us here, what is it, and what is
- * left.
+ * left.  Returns false, with nothing done, if the rows of the one job that the
+ * order names are locked.
  */
-static void
-claim_job(const CmWorkerOrder *order, Claim *claim)
+static bool
+try_claim(const CmWorkerOrder *order, Claim *claim)
 {
-	bool		busy = false;
+	bool		named = order->mode == CM_WORKER_JOB && !order->only_if_due;
+	bool		looks = order->mode == CM_WORKER_LOOK;
+	bool		dead_busy;
+	int			closed;
+	int			retry_ms = 0;
+	Datum		passed_over = 0;
 	int64		job_id = order->job_id;
 
 	claim->next_due = DT_NOEND;
-	if (order->mode == CM_WORKER_JOB && !order->only_if_due)
-		await_named_job(job_id);
 	cm_transaction_begin(GetSessionUserId());
 	bound_lock_waits();
-	if (!extension_fits(&claim->extension) ||
-		(order->mode == CM_WORKER_LOOK && !cm_jobs_armed("launcher")))
+	if (looks)
+		cm_jobs_find_prepared();
+	if (!extension_fits(&claim->extension) || (looks && !cm_jobs_armed("launcher")))
 	{
 		claim->extension = InvalidOid;
 		cm_transaction_commit();
-		return;
+		return true;
 	}
-	cm_runs_close_dead();
-	if (order->mode == CM_WORKER_LOOK || order->only_if_due)
-		job_id = cm_job_claim_due(order->job_id, &busy);
+	if (named && !cm_job_lock_rows(job_id))
+	{
+		cm_transaction_commit();
+		return false;
+	}
 
+	closed = cm_runs_close_dead(&dead_busy);
+	if (!named)
+		job_id = cm_job_claim_due(order->job_id, &passed_over, &retry_ms);
 	if (job_id != 0)
 		claim->job = cm_job_load(job_id);
 	if (claim->job != NULL)
 	{
 		cm_slot_claimed(job_id, claim->job->owner);
-		claim->run_id = cm_run_start(job_id);
+		claim->run.job_id = job_id;
+		claim->run.run_id = cm_run_start(job_id);
 	}
-	if (order->mode == CM_WORKER_LOOK)
-		claim->next_due = cm_jobs_next_due(&claim->due_count);
+	if (looks)
+		claim->next_due = cm_jobs_next_due(passed_over, &claim->due_count);
 	cm_transaction_commit();
 
-	if (busy && claim->job == NULL)
-		claim->next_due = Max(claim->next_due,
-							  TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_RETRY_MS));
+	if (retry_ms == 0 && dead_busy)
+		retry_ms = CM_ROWS_RETRY_MS;
+	if (retry_ms > 0)
+		claim->next_due = Min(claim->next_due,
+							  TimestampTzPlusMilliseconds(GetCurrentTimestamp(), retry_ms));
+	if (!looks && closed > 0)
+		cm_database_wake(MyDatabaseId);
+	return true;
+}
+
+/*
+ * Claim a job.  The one that the order names is waited for, for as long as its
+ * caller does.
+ */
+static void
+claim_job(const CmWorkerOrder *order, Claim *claim)
+{
+	if (order->mode == CM_WORKER_JOB && !order->only_if_due)
+		await_named_job(order->job_id);
+	while (!try_claim(order, claim))
+	{
+		cm_progress_report(0, 0, "waiting for a transaction that changes this job");
+		pause_for_rows();
+	}
 }
 
 /*
  * In one transaction: record the end of the run, and see what is due next.
- * Does nothing if the extension was dropped meanwhile.
+ * Does nothing if the extension was dropped meanwhile.  Returns false, with
+ * nothing done, if the rows are locked; see cm_run_finish() for run_only.
  */
-static void
-record_end(const CmWorkerOrder *order, Claim *claim, CmRunStatus status,
-		   const ErrorData *edata, const char *message)
+static bool
+try_record(Claim *claim, CmRunStatus status, const ErrorData *edata,
+		   const char *message, bool run_only)
 {
-	uint32		wakes = cm_database_wakes(MyDatabaseId);
+	MemoryContext context = CurrentMemoryContext;
+	bool		recorded = true;
 
-	/* The run is over: a cancel that comes now is too late. */
-	HOLD_CANCEL_INTERRUPTS();
 	claim->next_due = DT_NOEND;
 	StartTransactionCommand();
 	LockDatabaseObject(ExtensionRelationId, claim->extension, 0, AccessShareLock);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (get_extension_oid("concertmaster", true) == claim->extension)
 	{
-		cm_run_finish(claim->job->job_id, claim->run_id, status, edata, message);
+		recorded = cm_run_finish(&claim->run, status, edata, message, run_only);
 		if (cm_jobs_armed("launcher"))
-			claim->next_due = cm_jobs_next_due(&claim->due_count);
+			claim->next_due = cm_jobs_next_due((Datum) 0, &claim->due_count);
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return recorded;
+}
 
-	/* Nobody but the launcher tries again, and it knows nothing of this run. */
-	if (order->mode == CM_WORKER_JOB && status != CM_RUN_SUCCEEDED && claim->next_due != DT_NOEND)
-		cm_database_wake(MyDatabaseId);
+/*
+ * Record the end of the run, and tell whoever waits and the launcher.  If the
+ * rows stay locked, the job is left as if it had not run.
+ */
+static void
+record_end(Claim *claim, CmRunStatus status, const ErrorData *edata, const char *message)
+{
+	uint32		wakes;
 
-	cm_job_unlock(claim->job->job_id);
+	/* The run is over: a cancel that comes now is too late. */
+	HOLD_CANCEL_INTERRUPTS();
+	claim->run.end_time = GetCurrentTimestamp();
+	for (int waited_ms = 0;; waited_ms += ROWS_PAUSE_MS)
+	{
+		wakes = cm_database_wakes(MyDatabaseId);
+		if (try_record(claim, status, edata, message, waited_ms >= RECORD_PATIENCE_MS))
+			break;
+		if (waited_ms >= RECORD_PATIENCE_MS)
+		{
+			ereport(LOG,
+					(errmsg("could not record the end of a run of job \"%s\"", claim->job->name),
+					 errdetail("Another transaction that changes or drops the job is still open.")));
+			break;
+		}
+		pause_for_rows();
+	}
+
+	cm_job_unlock(claim->run.job_id);
 	cm_slot_finish(status, edata, message);
-	publish(order, claim, wakes);
+	publish(claim, wakes, true);
 	RESUME_CANCEL_INTERRUPTS();
 }
 
@@ -358,7 +437,8 @@ work(const CmWorkerOrder *order)
 
 	MemoryContextSwitchTo(context);
 	claim_fenced(order, &claim);
-	publish(order, &claim, wakes);
+	if (order->mode == CM_WORKER_LOOK)
+		publish(&claim, wakes, false);
 	if (claim.job == NULL)
 	{
 		if (OidIsValid(claim.extension))
@@ -383,7 +463,7 @@ work(const CmWorkerOrder *order)
 		status = CM_RUN_FAILED;
 	if (outcome.deferred && outcome.message == NULL && outcome.blocked_by != 0)
 		outcome.message = psprintf("put off: process %d was in the way", outcome.blocked_by);
-	record_end(order, &claim, status, edata, outcome.message);
+	record_end(&claim, status, edata, outcome.message);
 }
 
 /* Entry point of a worker. */
@@ -400,6 +480,10 @@ cm_worker_main(Datum main_arg)
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(order.datid, InvalidOid, 0);
 	cm_session_pin();
+
+	/* A cancel while it connected can have been lost. */
+	if (cm_slot_must_stop())
+		proc_exit(0);
 	work(&order);
 	proc_exit(0);
 }

@@ -28,7 +28,6 @@
 
 #include <signal.h>
 
-#include "access/xact.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -70,10 +69,6 @@ static shmem_request_hook_type previous_request_hook = NULL;
 
 /* This process's own slot, if it is a worker. */
 static CmSlot *my_slot = NULL;
-
-/* Whether this transaction's commit shall wake the launcher. */
-static bool wake_pending = false;
-static bool wake_registered = false;
 
 /* Ask for the struct's space; called by the server while it starts. */
 static void
@@ -152,11 +147,12 @@ make_database(Oid datid)
 	return entry;
 }
 
-/* Wake the launcher, if there is one. */
+/* Wake the launcher, if there is one and it is another process. */
 static void
 wake_launcher(void)
 {
-	PGPROC	   *proc = shared->launcher_pid != 0 ? BackendPidGetProc(shared->launcher_pid) : NULL;
+	int			pid = shared->launcher_pid;
+	PGPROC	   *proc = pid != 0 && pid != MyProcPid ? BackendPidGetProc(pid) : NULL;
 
 	if (proc != NULL)
 		SetLatch(&proc->procLatch);
@@ -203,6 +199,17 @@ end_look(CmSlot *slot, bool missed)
  * Slots
  */
 
+/*
+ * Does the worker of a running slot live?  It is not among the processes that
+ * can be seen until it has connected.  Caller holds the lock.
+ */
+static bool
+worker_lives(const CmSlot *slot, TimestampTz now)
+{
+	return process_lives(slot->pid) ||
+		!TimestampDifferenceExceeds(slot->started_at, now, STARTING_TIMEOUT_MS);
+}
+
 /* Free, or left behind by a process that is gone.  Caller holds the lock. */
 static bool
 slot_is_free(const CmSlot *slot, TimestampTz now)
@@ -214,7 +221,7 @@ slot_is_free(const CmSlot *slot, TimestampTz now)
 		case CM_SLOT_STARTING:
 			return TimestampDifferenceExceeds(slot->started_at, now, STARTING_TIMEOUT_MS);
 		case CM_SLOT_RUNNING:
-			return !process_lives(slot->pid);
+			return !worker_lives(slot, now);
 		case CM_SLOT_DONE:
 			return !process_lives(slot->waiter);
 	}
@@ -307,9 +314,15 @@ detach_slot(int code, Datum arg)
 	LWLockRelease(&shared->lock);
 	my_slot = NULL;
 
-	/* A run that was cut off is closed by the next worker that looks. */
+	/*
+	 * A run that was cut off is closed by the next worker that looks.  The
+	 * launcher hears in any case: it can be waiting for a slot, and for a
+	 * worker of which it does not hear from the postmaster.
+	 */
 	if (cut_off)
 		cm_database_wake(datid);
+	else
+		wake_launcher();
 }
 
 /*
@@ -413,25 +426,6 @@ cm_slot_look(CmSlotRef ref, CmSlot *copy)
 	return copy->generation == ref.generation && copy->state != CM_SLOT_FREE;
 }
 
-/* Unpack what cm_slot_finish() packed. */
-void
-cm_slot_read_outcome(const CmSlot *slot, CmSlotOutcome *outcome)
-{
-	const char *parts[3];
-	const char *next = slot->text;
-
-	for (int i = 0; i < lengthof(parts); i++)
-	{
-		parts[i] = *next != '\0' ? next : NULL;
-		next += strlen(next) + 1;
-	}
-	outcome->status = slot->status;
-	outcome->sqlerrcode = slot->sqlerrcode;
-	outcome->message = parts[0] ? pstrdup(parts[0]) : NULL;
-	outcome->detail = parts[1] ? pstrdup(parts[1]) : NULL;
-	outcome->hint = parts[2] ? pstrdup(parts[2]) : NULL;
-}
-
 /* Free a reserved slot, or one that is done; a running worker frees its own. */
 static void
 free_slot(CmSlotRef ref, bool missed)
@@ -454,6 +448,7 @@ free_slot(CmSlotRef ref, bool missed)
 			slot->state = CM_SLOT_FREE;
 	}
 	LWLockRelease(&shared->lock);
+	wake_launcher();
 }
 
 /* Nobody waits any longer, or the worker was started in vain. */
@@ -510,6 +505,7 @@ cm_slots_copy(void)
 int
 cm_slots_signal(Oid datid, int signal)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	int			count = 0;
 
 	cm_shared_attach();
@@ -518,7 +514,7 @@ cm_slots_signal(Oid datid, int signal)
 	{
 		CmSlot	   *slot = &shared->slots[i];
 
-		if (slot->state != CM_SLOT_RUNNING || slot->datid != datid || !process_lives(slot->pid))
+		if (slot->state != CM_SLOT_RUNNING || slot->datid != datid || !worker_lives(slot, now))
 			continue;
 		slot->stop = true;
 		kill(slot->pid, signal);
@@ -578,10 +574,11 @@ cm_database_wakes(Oid datid)
 /*
  * A worker says when its database's next jobs are due, and how many at that
  * time.  If the database was woken since the worker counted the wakes, the
- * worker has not seen what it was woken for, and it is due now.
+ * worker has not seen what it was woken for, and it is due now.  The end of a
+ * run counts as a wake to the others, who have not seen when that job is due.
  */
 void
-cm_database_publish(TimestampTz next_due, int due_count, uint32 wakes)
+cm_database_publish(TimestampTz next_due, int due_count, uint32 wakes, bool run_ended)
 {
 	CmDatabase *entry;
 
@@ -593,6 +590,8 @@ cm_database_publish(TimestampTz next_due, int due_count, uint32 wakes)
 		entry->next_due = entry->wakes == wakes ? next_due : Min(next_due, GetCurrentTimestamp());
 		entry->due_count = due_count;
 		entry->misses = 0;
+		if (run_ended)
+			entry->wakes++;
 	}
 	LWLockRelease(&shared->lock);
 	wake_launcher();
@@ -613,6 +612,37 @@ cm_database_wake(Oid datid)
 	}
 	LWLockRelease(&shared->lock);
 	wake_launcher();
+}
+
+/*
+ * Is there, or was there since the server started, a prepared transaction in
+ * the database that changed when jobs are due?
+ */
+void
+cm_database_note_prepared(Oid datid, bool prepared)
+{
+	CmDatabase *entry;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	entry = make_database(datid);
+	if (entry != NULL && entry->prepared != CM_PREPARED_YES)
+		entry->prepared = prepared ? CM_PREPARED_YES : CM_PREPARED_NO;
+	LWLockRelease(&shared->lock);
+}
+
+/* What cm_database_note_prepared() was told. */
+CmPrepared
+cm_database_prepared(Oid datid)
+{
+	CmDatabase *entry;
+	CmPrepared	prepared;
+
+	cm_shared_attach();
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	entry = find_database(datid);
+	prepared = entry ? entry->prepared : CM_PREPARED_NO;
+	LWLockRelease(&shared->lock);
+	return prepared;
 }
 
 /* A database is gone. */
@@ -643,34 +673,6 @@ cm_databases_copy(CmDatabase *copy)
 	return count;
 }
 
-/* Transaction end: what cm_shared_wake_at_commit() asked for. */
-static void
-at_transaction_end(XactEvent event, void *arg)
-{
-	if (!wake_pending)
-		return;
-	if (event == XACT_EVENT_COMMIT)
-	{
-		wake_pending = false;
-		cm_database_wake(MyDatabaseId);
-	}
-	else if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		wake_pending = false;
-}
-
-/* Tell the launcher, when this transaction commits, to look at this database. */
-void
-cm_shared_wake_at_commit(void)
-{
-	cm_shared_attach();
-	if (!wake_registered)
-	{
-		RegisterXactCallback(at_transaction_end, NULL);
-		wake_registered = true;
-	}
-	wake_pending = true;
-}
-
 /*
  * The launcher
  */
@@ -685,7 +687,7 @@ leave_launcher(int code, Datum arg)
 	LWLockRelease(&shared->lock);
 }
 
-/* Become the launcher.  False if there is another. */
+/* Become the launcher, once connected.  False if there is another. */
 bool
 cm_launcher_enter(void)
 {

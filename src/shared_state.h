@@ -80,15 +80,13 @@ typedef struct CmSlotRef
 	uint32		generation;
 } CmSlotRef;
 
-/* How a run ended, as its waiter reads it; strings are palloc'd or NULL. */
-typedef struct CmSlotOutcome
+/* Have prepared transactions of a database to do with its jobs? */
+typedef enum CmPrepared
 {
-	CmRunStatus status;
-	int			sqlerrcode;
-	char	   *message;
-	char	   *detail;
-	char	   *hint;
-} CmSlotOutcome;
+	CM_PREPARED_UNKNOWN,		/* nobody has looked since the server started */
+	CM_PREPARED_NO,
+	CM_PREPARED_YES				/* so the end of each is worth a look */
+} CmPrepared;
 
 /* A database whose jobs the launcher keeps in view. */
 typedef struct CmDatabase
@@ -100,6 +98,7 @@ typedef struct CmDatabase
 	int			due_count;		/* jobs due at next_due, as far as known */
 	int			lookers;		/* workers started here that have not published yet */
 	int			misses;			/* workers in a row that ended without publishing */
+	CmPrepared	prepared;
 } CmDatabase;
 
 extern void cm_shared_attach(void);
@@ -111,15 +110,16 @@ extern void cm_slot_claimed(int64 job_id, Oid owner);
 extern bool cm_slot_must_stop(void);
 extern void cm_slot_finish(CmRunStatus status, const ErrorData *edata, const char *message);
 extern bool cm_slot_look(CmSlotRef ref, CmSlot *copy);
-extern void cm_slot_read_outcome(const CmSlot *slot, CmSlotOutcome *outcome);
 extern void cm_slot_release(CmSlotRef ref);
 extern void cm_slot_cancel(CmSlotRef ref);
 extern int	cm_slots_background(void);
 extern CmSlot *cm_slots_copy(void);
 
 extern uint32 cm_database_wakes(Oid datid);
-extern void cm_database_publish(TimestampTz next_due, int due_count, uint32 wakes);
+extern void cm_database_publish(TimestampTz next_due, int due_count, uint32 wakes, bool run_ended);
 extern void cm_database_wake(Oid datid);
+extern void cm_database_note_prepared(Oid datid, bool prepared);
+extern CmPrepared cm_database_prepared(Oid datid);
 extern void cm_database_forget(Oid datid);
 extern int	cm_databases_copy(CmDatabase *copy);
 

@@ -8,7 +8,7 @@ use Test::More;
 use ConcertmasterTest;
 use JobsTest;
 
-my $node = new_node('main', database => 'd', conf => "concertmaster.history_runs = 5\n");
+my $node = new_node('main', database => 'd', conf => "concertmaster.history_runs = 5\nmax_prepared_transactions = 4\n");
 my $prune = "INSERT INTO concertmaster.job (name, kind, owner, every) VALUES ('prune', 'prune', current_user, '1h')";
 
 # Periods: every start within a tenth of a second of the grid.
@@ -45,6 +45,31 @@ is($node->safe_psql('d', "SELECT status FROM concertmaster.jobs WHERE name LIKE 
 # A request in a transaction counts from its commit, and not if there is none.
 $node->safe_psql('d', "BEGIN; SELECT concertmaster.request_job('refresh public.asked'); ROLLBACK");
 is($node->safe_psql('d', "SELECT next_run IS NULL FROM concertmaster.jobs WHERE name LIKE '%asked'"), 't', 'a request rolled back is none');
+
+# A prepared one counts from its commit in whatever session, even after a
+# restart; a prepared DROP EXTENSION that is rolled back stops nothing.
+my $asked = runs($node, 'd', 'asked', 'succeeded');
+$node->safe_psql('d', "BEGIN; SELECT concertmaster.request_job('refresh public.asked'); PREPARE TRANSACTION 'asks'");
+$node->safe_psql('d', "COMMIT PREPARED 'asks'");
+poll_sql($node, 'd', "SELECT count(*) = $asked + 1 FROM concertmaster.job_runs WHERE name LIKE '%asked' AND status = 'succeeded'", 't',
+	'a prepared request counts from its commit', 30);
+$node->safe_psql('d', "BEGIN; SELECT concertmaster.request_job('refresh public.asked'); PREPARE TRANSACTION 'asks'");
+$node->restart;
+my $started = $node->safe_psql('d', 'SELECT pg_postmaster_start_time()');
+poll_sql($node, 'd', "SELECT count(*) > 0 FROM concertmaster.job_runs WHERE name LIKE '%quick' AND start_time > '$started'", 't');
+$node->safe_psql('d', "SELECT concertmaster.pause_job('refresh public.quick')");
+poll_sql($node, 'd', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'concertmaster worker'", '0');
+$node->safe_psql('d', "COMMIT PREPARED 'asks'");
+poll_sql($node, 'd', "SELECT count(*) = $asked + 2 FROM concertmaster.job_runs WHERE name LIKE '%asked' AND status = 'succeeded'", 't',
+	'after a restart too', 30);
+$node->safe_psql('d', "SELECT concertmaster.resume_job('refresh public.quick')");
+my $dropper = $node->background_psql('d');
+$dropper->query_safe("SET client_min_messages = error; BEGIN; DROP EXTENSION concertmaster CASCADE; PREPARE TRANSACTION 'drops'");
+$node->safe_psql('d', "ROLLBACK PREPARED 'drops'");
+my $quick = $node->safe_psql('d', 'SELECT max(run_id) FROM concertmaster.job_run');
+poll_sql($node, 'd', "SELECT count(*) > 0 FROM concertmaster.job_runs WHERE name LIKE '%quick' AND run_id > $quick", 't',
+	'a prepared DROP EXTENSION that is rolled back stops nothing', 30);
+$dropper->quit;
 
 # Settings of the database do not disturb the workers.
 $node->safe_psql('postgres', "ALTER DATABASE d SET default_transaction_read_only = on");
