@@ -30,6 +30,22 @@ is($node->safe_psql('d', q{
 	'times that it missed are skipped');
 $node->safe_psql('d', "SELECT concertmaster.pause_job('refresh public.slow')");
 
+# The grid is reckoned from its first time, so that no month is too short for it.
+make_job($node, 'd', 'monthly', 'SELECT 1 AS a', '1 month');
+$node->safe_psql('d', q{
+	UPDATE concertmaster.job_state s SET next_run = '2024-01-31 12:00 UTC'
+	  FROM concertmaster.job j WHERE j.job_id = s.job_id AND j.name LIKE '%monthly'});
+$node->safe_psql('d', "CALL concertmaster.run_job('refresh public.monthly')");
+$node->safe_psql('d', q{
+	UPDATE concertmaster.job_state s SET next_run = '2024-02-29 12:00 UTC', scheduled = '2024-02-29 12:00 UTC'
+	  FROM concertmaster.job j WHERE j.job_id = s.job_id AND j.name LIKE '%monthly'});
+$node->safe_psql('d', "CALL concertmaster.run_job('refresh public.monthly')");
+is($node->safe_psql('d', q{
+	SELECT s.origin = '2024-01-31 12:00 UTC', s.scheduled = s.next_run,
+	       s.next_run = concertmaster._next_run('1 month', NULL, 'UTC', '2024-01-31 12:00 UTC', s.last_success)
+	  FROM concertmaster.job_state s JOIN concertmaster.job j USING (job_id) WHERE j.name LIKE '%monthly'}),
+	't|t|t', 'a monthly job keeps its day');
+
 # A job on request.
 make_job($node, 'd', 'asked', 'SELECT pg_sleep(1)::text AS slept', undef);
 is($node->safe_psql('d', "SELECT status FROM concertmaster.jobs WHERE name LIKE '%asked'"), 'on request', 'a job without a period waits');
