@@ -26,7 +26,7 @@ RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cm_create_partition_set';
 COMMENT ON FUNCTION concertmaster.create_partition_set(regclass, interval, integer, timestamptz, text) IS
-'parent: a table partitioned by range of one date, timestamp or timestamptz column; period: width of a partition, months or a whole number of seconds; ahead: partitions kept ready after the present one; start_at: value that the oldest partition to make holds, NULL the present time; timezone: zone of the bounds.  Makes what is missing, keeps partitions of any name and width that exist, and leaves a job that does the same every hour.  Called again, it changes the settings.  Returns each partition with its bounds and kept, created or deferred (left to the job: a lock was not to be had, or there are more than 200 to make; the present and the future come first).  Errors: 42501 not the owner, 42809 not partitioned, 0A000 another kind of partitioning, 42804 another type of key, 22023 period, ahead or timezone, 22008 start_at, 22004 a null argument, 42P07 a name is taken, 54000 too many partitions, 25006 on a standby.  For the table''s owner';
+'parent: a table partitioned by range of one date, timestamp or timestamptz column; period: width of a partition, months or a whole number of seconds; ahead: partitions kept ready after the present one; start_at: value that the oldest partition to make holds, NULL the present time; timezone: zone of the bounds.  Makes what is missing, keeps partitions of any name and width that exist, and leaves a job that does the same every hour.  Called again, it changes the settings.  Returns each partition with its bounds and kept, created or deferred (left to the job: a lock was not to be had, or there are more than 200 to make, or attaching locks a default partition or a table at the other end of a foreign key, then all but one; the present and the future come first).  Errors: 42501 not the owner, 42809 not partitioned, 0A000 another kind of partitioning, 42804 another type of key, 22023 period, ahead or timezone, 22008 start_at, 22004 a null argument, 42P07 a name is taken, 54000 too many partitions, 25006 on a standby.  For the table''s owner';
 
 CREATE FUNCTION concertmaster.alter_partition_set(
     parent regclass,
@@ -49,7 +49,7 @@ RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cm_forget_partition_set';
 COMMENT ON FUNCTION concertmaster.forget_partition_set(regclass) IS
-'parent: the table of a partition set.  Removes its settings and its job; the table and its partitions stay as they are.  Errors: 42704 not a set, 42501 not the owner, 25006 on a standby.  For the table''s owner';
+'parent: the table of a partition set.  Removes its settings, its job, and tables that it made but did not come to attach; the table and its partitions stay as they are.  Errors: 42704 not a set, 42501 not the owner, 25006 on a standby.  For the table''s owner';
 
 CREATE FUNCTION concertmaster.forget_partition_set(parent text)
 RETURNS void

@@ -108,6 +108,21 @@ shorten_deadlock_timeout(void)
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
+/*
+ * Wait for no lock, of a row or a relation, longer than the deadline: an error
+ * otherwise (SQLSTATE 55P03).  For statements that take their time but not in
+ * waiting.  Lasts as long as the GUC nest level that is open.
+ */
+void
+cm_lock_waits_limit(void)
+{
+	char		timeout[32];
+
+	snprintf(timeout, sizeof(timeout), "%dms", Max(1, cm_ddl_deadline));
+	(void) set_config_option("lock_timeout", timeout, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
 /* One try in a subtransaction. */
 static bool
 try_here(CmStep step, void *arg)

@@ -20,6 +20,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
+#include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/sinvaladt.h"
@@ -75,6 +76,17 @@ cm_compat_vxid_proc(VirtualTransactionId vxid)
 	return ProcNumberGetProc(vxid.procNumber);
 #else
 	return BackendIdGetProc(vxid.backendId);
+#endif
+}
+
+/* Does this process hold that lock?  Delete with 16. */
+static inline bool
+cm_compat_lock_held(const LOCKTAG *tag, LOCKMODE mode)
+{
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(tag, mode, false);
+#else
+	return LockHeldByMe(tag, mode);
 #endif
 }
 

@@ -107,6 +107,7 @@ extern void cm_require_nonatomic(FunctionCallInfo fcinfo, const char *what);
 typedef void (*CmStep) (void *arg);
 extern bool cm_attempt_commit(CmStep step, void *arg, Oid userid);
 extern bool cm_attempt_here(CmStep step, void *arg);
+extern void cm_lock_waits_limit(void);
 
 /* in relation.c: names, owners, who we act as */
 extern void cm_catalog_enter(CmScope *scope);
@@ -119,8 +120,11 @@ extern void cm_relation_require_owner(Oid relid);
 extern char *cm_relation_quoted(Oid relid);
 extern Oid	cm_relation_resolve(const char *schema_name, const char *relation_name);
 extern void cm_relation_remember(Oid relid);
-extern void cm_relations_reconcile(void);
 extern void cm_require_primary(const char *what);
+
+/* in relation_rename.c: follow the names of relations */
+extern void cm_relations_reconcile(void);
+extern bool cm_relations_try_reconcile(void);
 
 /* in relation_text.c: relations named by a text, maybe gone */
 extern Oid	cm_relation_parse(const char *name, char **schema_name, char **relation_name);

@@ -80,6 +80,7 @@ typedef struct CmIndexLook
 	char	   *relation;		/* schema.table, quoted */
 	char	   *index;			/* schema.index_name, quoted */
 	char	   *found;			/* the index that was found, likewise */
+	List	   *debris;			/* what REINDEX of it left, likewise */
 } CmIndexLook;
 
 /* How far the work on one table, or one row, came. */
@@ -121,6 +122,7 @@ extern bool cm_index_lock_table(Oid relid);
 extern void cm_index_unlock_table(Oid relid);
 extern void cm_index_drop_leftover(const CmIndexLook *look);
 extern void cm_index_sweep(CmIndexLook *look, bool hurry);
+extern bool cm_index_validate_parent(CmIndexLook *look);
 
 /* in index_build.c: build what one row asks for */
 extern CmIndexResult cm_index_build(CmIndexRow *row);

@@ -5,16 +5,18 @@
  *
  * On a table or a partition (build_leaf): lock it for the session against
  * other builds, look, and do what the look says.  A leftover of an earlier
- * build is dropped; an equivalent index is adopted; what is missing is built,
- * plainly where the table has no page, otherwise by CREATE INDEX CONCURRENTLY,
- * which waits for old transactions as long as they take: its waits are in no
- * writer's way.  Then look again, until the look says valid.
+ * build is dropped; an equivalent index is adopted; an attached one that is
+ * not valid is rebuilt in place; what is missing is built, plainly where the
+ * table has no page, otherwise by CREATE INDEX CONCURRENTLY, which waits for
+ * old transactions as long as they take: its waits are in no writer's way.
+ * Then look again, until the look says valid.
  *
  * On a partitioned table (build_tree): CREATE INDEX ON ONLY makes the parent
  * index, which is not valid yet but already passed on to partitions that are
  * attached meanwhile; each partition gets its index as above, and it is
- * attached; the parent turns valid with the last.  Every step looks first, so
- * a run that died half way is resumed by the next one.
+ * attached; the parent turns valid with the last.  Foreign tables are left
+ * out.  Every step looks first, so a run that died half way is resumed by the
+ * next one.
  *
  * With a hot window, a partitioned table gets no parent index, as that would
  * stay INVALID: partitions that end inside the window get theirs each.
@@ -98,14 +100,15 @@ throw_conflict(CmIndexRow *row, const CmIndexLook *look)
 					 " or take the plan back with concertmaster.unplan_index().")));
 }
 
-/* CREATE INDEX CONCURRENTLY.  False if a deadlock chose it; nothing stays. */
+/*
+ * CREATE or REINDEX INDEX CONCURRENTLY.  False if a deadlock chose it; what it
+ * leaves when it fails is removed.
+ */
 static bool
-create_concurrently(CmIndexLook *look)
+run_concurrently(CmIndexLook *look, const char *sql)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ErrorData  *volatile edata = NULL;
-	char	   *sql = cm_index_statement(look->plan, look->relation,
-										 look->index_name, "CONCURRENTLY");
 
 	PG_TRY();
 	{
@@ -135,28 +138,46 @@ create_concurrently(CmIndexLook *look)
 	ReThrowError(edata);
 }
 
-/* Build what a look found missing on a table that we have locked. */
+/*
+ * Build what a look found missing: plainly the first time, where the table has
+ * no page.  If that was put off, true all the same: the next look is due, as
+ * the lock on the table is gone.
+ */
 static bool
-create_on_leaf(CmIndexLook *look)
+create_on_leaf(CmIndexLook *look, bool *tried_plain)
 {
-	if (look->empty &&
-		cm_statement_run(cm_index_statement(look->plan, look->relation, look->index_name, ""),
-						 look->owner, cm_ddl_deadline))
-		return true;
-	return create_concurrently(look);
+	const char *how = look->empty && !*tried_plain ? "" : "CONCURRENTLY";
+	char	   *sql = cm_index_statement(look->plan, look->relation, look->index_name, how);
+
+	if (*how != '\0')
+		return run_concurrently(look, sql);
+	*tried_plain = true;
+	(void) cm_statement_run(sql, look->owner, cm_ddl_deadline);
+	return true;
 }
 
 /*
- * Look at a table that we have locked and do what is to be done, until its
- * index is valid.
+ * Lock a table, look at it and do what is to be done, until its index is
+ * valid.  The lock is kept from turn to turn unless a statement fails.
  */
 static CmIndexResult
 build_locked_leaf(CmIndexRow *row, CmIndexLook *look)
 {
+	bool		tried_plain = false;
+
 	for (int i = 0; i < MAX_LOOKS; i++)
 	{
+		/* Debris beside a valid index can wait, the index cannot. */
+		if (!cm_index_lock_table(look->relid))
+			return i == 0 && look->verdict == CM_INDEX_VALID ? CM_INDEX_DONE :
+				deferred(row, look->relid, ShareUpdateExclusiveLock);
 		if (!cm_index_look(look))
 			return deferred(row, look->relid, AccessShareLock);
+		if (look->debris != NIL)
+		{
+			cm_index_drop_leftover(look);
+			continue;
+		}
 		switch (look->verdict)
 		{
 			case CM_INDEX_GONE:
@@ -170,12 +191,12 @@ build_locked_leaf(CmIndexRow *row, CmIndexLook *look)
 				cm_index_drop_leftover(look);
 				break;
 			case CM_INDEX_REPAIR:
-				(void) cm_statement_run(psprintf("REINDEX INDEX CONCURRENTLY %s", look->found),
-										look->owner, 0);
+				if (!run_concurrently(look, psprintf("REINDEX INDEX CONCURRENTLY %s", look->found)))
+					return deferred(row, look->relid, ShareUpdateExclusiveLock);
 				row->built = true;
 				break;
 			case CM_INDEX_MISSING:
-				if (!create_on_leaf(look))
+				if (!create_on_leaf(look, &tried_plain))
 					return deferred(row, look->relid, ShareUpdateExclusiveLock);
 				row->built = true;
 				break;
@@ -203,11 +224,9 @@ build_leaf(CmIndexRow *row, CmIndexLook *look)
 		return deferred(row, look->relid, AccessShareLock);
 	if (look->verdict == CM_INDEX_GONE)
 		return CM_INDEX_TABLE_GONE;
-	if (look->verdict == CM_INDEX_VALID)
+	if (look->verdict == CM_INDEX_VALID && look->debris == NIL)
 		return CM_INDEX_DONE;
 
-	if (!cm_index_lock_table(look->relid))
-		return deferred(row, look->relid, ShareUpdateExclusiveLock);
 	PG_TRY();
 	{
 		result = build_locked_leaf(row, look);
@@ -275,11 +294,7 @@ build_partition(CmIndexRow *row, Oid child, Oid parent_index)
 	if (relkind == RELKIND_PARTITIONED_TABLE)
 		return build_tree(row, child, look.index_name, parent_index);
 	if (relkind == RELKIND_FOREIGN_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot create an index on foreign table \"%s\"", name),
-				 errdetail("It is a partition of \"%s\".", row->plan.table_name),
-				 errhint("Detach it, or set hot_window so that it is left out.")));
+		return CM_INDEX_DONE;
 
 	cm_progress_report(row->number, row->total, "building \"%s\" on \"%s\"",
 					   row->plan.index_name, name);
@@ -287,6 +302,31 @@ build_partition(CmIndexRow *row, Oid child, Oid parent_index)
 	if (result != CM_INDEX_DONE || look.attached)
 		return result;
 	return attach_index(row, parent_index, look.index_oid);
+}
+
+/*
+ * Refuse a unique index on a table with foreign partitions, as the server does
+ * unless it is asked for the parent's alone; other indexes leave them out.
+ * Done first, so that no index that can never be valid is made.
+ */
+static void
+require_no_foreign(const CmIndexPlan *plan)
+{
+	ListCell   *lc;
+
+	cm_transaction_begin(GetSessionUserId());
+	foreach(lc, find_all_inheritors(plan->relid, NoLock, NULL))
+	{
+		Oid			relid = lfirst_oid(lc);
+
+		if (get_rel_relkind(relid) == RELKIND_FOREIGN_TABLE)
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("cannot create unique index on partitioned table \"%s\"", plan->table_name),
+					 errdetail("Its partition \"%s\" is a foreign table.", get_rel_name(relid)),
+					 errhint("Detach it, or set hot_window so that it is left out.")));
+	}
+	cm_transaction_commit();
 }
 
 /* Make sure that a partitioned table has its parent index, valid or not. */
@@ -328,12 +368,27 @@ build_parent(CmIndexRow *row, CmIndexLook *look)
 			 errdetail("It was changed by others while it was being built.")));
 }
 
-/* After all partitions have theirs: is the parent's index valid now? */
-static void
-require_parent_valid(CmIndexRow *row, CmIndexLook *look)
+/*
+ * After all partitions have theirs: see that the parent's index is valid.  The
+ * server sees to it when an index is attached, but not when an attached one
+ * turns valid later, nor if a partition is a foreign table.
+ */
+static CmIndexResult
+finish_parent(CmIndexRow *row, CmIndexLook *look)
 {
-	if (!cm_index_look(look) || look->verdict == CM_INDEX_VALID || look->verdict == CM_INDEX_GONE)
-		return;
+	if (!cm_index_look(look))
+		return deferred(row, look->relid, AccessShareLock);
+	if (look->verdict == CM_INDEX_UNFINISHED)
+	{
+		if (!cm_index_validate_parent(look))
+			return deferred(row, look->relid, ShareUpdateExclusiveLock);
+		if (!cm_index_look(look))
+			return deferred(row, look->relid, AccessShareLock);
+	}
+	if (look->verdict == CM_INDEX_VALID)
+		return CM_INDEX_DONE;
+	if (look->verdict == CM_INDEX_GONE)
+		return CM_INDEX_TABLE_GONE;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("index \"%s\" is still not valid", look->index_name),
@@ -420,7 +475,7 @@ build_tree(CmIndexRow *row, Oid relid, const char *index_name,
 
 	result = build_each(row, list_partitions(relid), index, build_partition);
 	if (result == CM_INDEX_DONE)
-		require_parent_valid(row, &look);
+		result = finish_parent(row, &look);
 	return result;
 }
 
@@ -504,9 +559,14 @@ cm_index_build(CmIndexRow *row)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation \"%s.%s\" does not exist", plan->schema_name, plan->table_name),
 				 errhint("Create it, or take its plan back with concertmaster.unplan_index().")));
+	if (relkind == RELKIND_PARTITIONED_TABLE && plan->hot_window)
+		return build_hot_leaves(row);
 	if (relkind == RELKIND_PARTITIONED_TABLE)
-		return plan->hot_window ? build_hot_leaves(row) :
-			build_tree(row, plan->relid, plan->index_name, InvalidOid);
+	{
+		if (plan->is_unique)
+			require_no_foreign(plan);
+		return build_tree(row, plan->relid, plan->index_name, InvalidOid);
+	}
 	if (relkind != RELKIND_RELATION && relkind != RELKIND_MATVIEW)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),

@@ -229,6 +229,7 @@ plan_indexes(CmInstallPlan *plan)
 
 	rows = cm_install_ask(plan,
 						  "SELECT b.phase, b.table_name, b.index_name, p.index_name IS NOT NULL AS planned,"
+						  "       nullif(p.table_name, b.table_name) AS other_table,"
 						  "       format('CREATE %sINDEX CONCURRENTLY %I ON %I.%I %s',"
 						  "              CASE WHEN b.is_unique THEN 'UNIQUE ' ELSE '' END,"
 						  "              b.index_name, $1, b.table_name, b.definition) AS statement"
@@ -249,6 +250,13 @@ plan_indexes(CmInstallPlan *plan)
 		step = cm_install_step(plan, planned ? CM_STEP_EXISTS : CM_STEP_PENDING,
 							   psprintf("index %s", quote_qualified_identifier(plan->schema_name, name)),
 							   NULL);
+		if (cm_install_value(i, "other_table") != NULL)
+		{
+			step->action = CM_STEP_REMAINS;
+			step->detail = psprintf("the name is planned for table %s: have its owner call concertmaster.unplan_index(), then install() again",
+									quote_qualified_identifier(plan->schema_name, cm_install_value(i, "other_table")));
+			continue;
+		}
 		step->phase = pg_strtoint32(cm_install_value(i, "phase"));
 		step->detail = psprintf(planned ? "in index_plan, phase %d" : "built by job \"build phase %d\"",
 								step->phase);

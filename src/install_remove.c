@@ -11,11 +11,14 @@
  * call that role's functions.  What the caller does not own, and what cannot be handed back
  * (a view that calls a function of ours, say), is reported as remaining.
  *
- * Locks: AccessExclusiveLock on every table that is altered.  They are taken
- * together, in a subtransaction and under the deadline of the settings; if
- * they are not to be had, the subtransaction is undone, which releases them,
- * and after a pause all is tried again.  Once they are had the statements
- * are short.  They are held until the caller's commit.
+ * Locks: AccessExclusiveLock on every table that is altered, and on every
+ * partition of one.  They are taken together, in a subtransaction and under
+ * the deadline of the settings, after all that can wait for somebody's
+ * changes of our own tables.  If they are not to be had, the subtransaction
+ * is undone, which releases them, and after a pause all is tried again.  Once
+ * they are had the statements are short; should one meet a further lock that
+ * is not to be had in a deadline, that undoes the try as well.  They are held
+ * until the caller's commit.
  *
  * After an error the caller's transaction undoes everything.
  *
@@ -26,6 +29,8 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "executor/spi.h"
@@ -36,6 +41,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/resowner.h"
 #include "utils/wait_event.h"
 
@@ -278,7 +284,10 @@ run_as(const char *sql, Oid userid)
 	cm_scope_leave(&scope);
 }
 
-/* Take every lock that the removals need, under the deadline. */
+/*
+ * Take every lock that the removals need, under the deadline.  A trigger of a
+ * partitioned table goes from its partitions too.
+ */
 static void
 lock_tables(List *removals)
 {
@@ -289,33 +298,47 @@ lock_tables(List *removals)
 	{
 		Removal    *removal = lfirst(cell);
 
-		if (OidIsValid(removal->relid) && removal->statement != NULL)
-			LockRelationOid(removal->relid, AccessExclusiveLock);
+		if (!OidIsValid(removal->relid) || removal->statement == NULL)
+			continue;
+		LockRelationOid(removal->relid, AccessExclusiveLock);
+		if (get_rel_relkind(removal->relid) == RELKIND_PARTITIONED_TABLE)
+			(void) find_all_inheritors(removal->relid, AccessExclusiveLock, NULL);
 	}
 	(void) cm_deadline_disarm();
 }
 
-/* Find everything, lock it, do it.  Returns the list of what was done. */
+/* Run the removals' statements: those on tables, or the others. */
+static void
+run_removals(List *removals, bool on_tables, Oid userid)
+{
+	ListCell   *cell;
+
+	foreach(cell, removals)
+	{
+		Removal    *removal = lfirst(cell);
+
+		if (removal->statement != NULL && OidIsValid(removal->relid) == on_tables)
+			run_as(removal->statement, on_tables ? cm_relation_owner(removal->relid) : userid);
+	}
+}
+
+/*
+ * Find everything, do it: first in our own tables, then in the users'.
+ * Returns the list of what was done.
+ */
 static List *
 remove_all(Oid userid)
 {
 	List	   *removals = NIL;
-	ListCell   *cell;
+	List	   *statements;
 	CmScope		scope;
 	MemoryContext context = CurrentMemoryContext;
 
 	cm_relations_reconcile();
 	for (int i = 0; i < lengthof(removal_queries); i++)
 		removals = append_removals(removals, removal_queries[i], userid);
-	lock_tables(removals);
-	foreach(cell, removals)
-	{
-		Removal    *removal = lfirst(cell);
-
-		if (removal->statement != NULL)
-			run_as(removal->statement, OidIsValid(removal->relid) ?
-				   cm_relation_owner(removal->relid) : userid);
-	}
+	statements = list_copy(removals);
+	run_removals(statements, false, userid);
 	if (driven_by_pg_cron(userid))
 		run_as("SELECT concertmaster.use_pg_cron(false)", userid);
 	for (int i = 0; i < lengthof(forget_queries); i++)
@@ -325,6 +348,9 @@ remove_all(Oid userid)
 	for (int i = 0; i < lengthof(sweep_statements); i++)
 		(void) ask(sweep_statements[i], userid, context);
 	cm_scope_leave(&scope);
+
+	lock_tables(statements);
+	run_removals(statements, true, userid);
 	return removals;
 }
 
@@ -358,8 +384,7 @@ try_remove_all(Oid userid, List **removals)
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
-		if (!(fired && edata->sqlerrcode == ERRCODE_QUERY_CANCELED) &&
-			edata->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
+		if (!cm_error_means_later(edata, fired))
 			ReThrowError(edata);
 		FreeErrorData(edata);
 	}
@@ -395,6 +420,7 @@ remove_with_retries(Oid userid)
 	snprintf(timeout, sizeof(timeout), "%dms", Max(1, Min(20, cm_ddl_deadline / 3)));
 	(void) set_config_option("deadlock_timeout", timeout, PGC_SUSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
+	cm_lock_waits_limit();
 	for (int attempt = 1;; attempt++)
 	{
 		if (try_remove_all(userid, &removals))
@@ -402,10 +428,10 @@ remove_with_retries(Oid userid)
 		if (attempt >= cm_ddl_attempts)
 			ereport(ERROR,
 					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					 errmsg("could not lock the tables that uninstall() changes"),
+					 errmsg("could not get the locks that uninstall() needs"),
 					 errdetail("Others held them at each of %d tries of %d ms.",
 							   cm_ddl_attempts, cm_ddl_deadline),
-					 errhint("Call it again when no long transaction uses them, or raise \"concertmaster.ddl_attempts\".")));
+					 errhint("Call it again when no long transaction uses the tables or changes a job, or raise \"concertmaster.ddl_attempts\".")));
 		pause_between_tries(attempt);
 	}
 	AtEOXact_GUC(false, nestlevel);

@@ -113,7 +113,7 @@ reconcile(void)
 	{
 		cm_transaction_begin(GetSessionUserId());
 		bound_lock_waits();
-		cm_relations_reconcile();
+		done = cm_relations_try_reconcile();
 		cm_job_owners_reconcile();
 		cm_transaction_commit();
 	}

@@ -77,6 +77,14 @@ typedef struct CmLeaf
 	bool		stale;			/* set by attach: the range is taken by now */
 } CmLeaf;
 
+/* A table that was to become a leaf and will not. */
+typedef struct CmLeftover
+{
+	Oid			relid;
+	Oid			owner;
+	Oid			parent;			/* InvalidOid: gone */
+} CmLeftover;
+
 /* What making one leaf came to. */
 typedef enum CmLeafResult
 {
@@ -109,6 +117,12 @@ extern CmPartition *cm_partition_overlapping(const List *existing, int64 from, i
 extern void cm_partition_leaf_create(void *leaf);
 extern void cm_partition_leaf_attach(void *leaf);
 extern void cm_partition_leaf_drop(void *leaf);
+
+/* in partition_leftover.c: what never became a leaf, and who would wait */
+extern bool cm_partition_locks_others(Oid parent);
+extern List *cm_partition_leftovers(Oid parent, const char *schema_name,
+									const char *table_name, Oid userid);
+extern void cm_partition_leftover_drop(void *leftover);
 
 /* in partition_apply.c: deadlines, retries, the worker's pass */
 extern CmLeafResult cm_partition_make_here(CmLeaf *leaf);

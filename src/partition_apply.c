@@ -7,7 +7,8 @@
  * together (cm_partition_make_here).  The worker makes each leaf in two
  * transactions (make_committing), so that no lock outlives the step that
  * needed it; what a crash leaves between the two is dealt with by the next
- * pass (partition_leaf.c).
+ * pass, which makes the leaf anew (partition_leaf.c) or, with nothing more to
+ * make, drops it (partition_leftover.c).
  *
  * A pass reads the set, plans and makes until the plan is empty.  If another
  * session attached something meanwhile, the leaf that met it is dropped and
@@ -76,16 +77,39 @@ cm_partition_make_here(CmLeaf *leaf)
 static CmLeafResult
 make_committing(CmLeaf *leaf)
 {
+	CmLeafResult result;
+
 	if (!cm_attempt_commit(cm_partition_leaf_create, leaf, leaf->owner))
 		return CM_LEAF_DEFERRED;
 	if (leaf->stale)
 		return CM_LEAF_STALE;
 	if (!cm_attempt_commit(cm_partition_leaf_attach, leaf, leaf->owner))
-		return CM_LEAF_DEFERRED;
-	if (!leaf->stale)
+		result = CM_LEAF_DEFERRED;
+	else if (leaf->stale)
+		result = CM_LEAF_STALE;
+	else
 		return CM_LEAF_MADE;
 	(void) cm_attempt_commit(cm_partition_leaf_drop, leaf, leaf->owner);
-	return CM_LEAF_STALE;
+	return result;
+}
+
+/* Drop what earlier passes left behind; what is in use, next time. */
+static void
+sweep(const CmJob *job, Oid parent)
+{
+	List	   *leftovers;
+	ListCell   *cell;
+
+	cm_transaction_begin(GetSessionUserId());
+	leftovers = cm_partition_leftovers(parent, job->schema_name, job->relation_name,
+									   cm_relation_owner(parent));
+	cm_transaction_commit();
+	foreach(cell, leftovers)
+	{
+		CmLeftover *leftover = lfirst(cell);
+
+		(void) cm_attempt_commit(cm_partition_leftover_drop, leftover, leftover->owner);
+	}
 }
 
 /*
@@ -306,6 +330,7 @@ run_pass(const CmJob *job, CmJobOutcome *outcome)
 			}
 		}
 	}
+	sweep(job, parent);
 	if (made > 0)
 		outcome->message = psprintf("made %d partition%s, runway until %s",
 									made, made == 1 ? "" : "s", timestamptz_to_str(until));

@@ -282,6 +282,9 @@ put_existing(ReturnSetInfo *result, const CmPartitionSettings *settings, List *e
  * Make what the plan wants, in the caller's transaction, and say so row by
  * row.  Returns false if something was left to the job: a lock was not to be
  * had, or it was too much for one transaction.
+ *
+ * Where attaching locks tables that others use, one partition is enough: they
+ * would wait until the caller commits, for all that comes between.
  */
 static bool
 make_planned(Oid parent, const CmPartitionSettings *settings, ReturnSetInfo *result)
@@ -290,6 +293,7 @@ make_planned(Oid parent, const CmPartitionSettings *settings, ReturnSetInfo *res
 	int64		point = cm_partition_point(now, settings->key_type, settings->zone);
 	List	   *existing = cm_partition_existing(parent);
 	List	   *plan;
+	int			limit = cm_partition_locks_others(parent) ? 1 : CM_PARTITION_AT_ONCE;
 	bool		deferred = false;
 	int			made = 0;
 	ListCell   *cell;
@@ -302,7 +306,7 @@ restart:
 		CmLeaf	   *leaf = cm_partition_leaf(parent, settings->key_type, lfirst(cell));
 		CmLeafResult came_to = CM_LEAF_DEFERRED;
 
-		if (!deferred && made < CM_PARTITION_AT_ONCE)
+		if (!deferred && made < limit)
 			came_to = cm_partition_make_here(leaf);
 		if (came_to == CM_LEAF_STALE)
 		{
@@ -335,7 +339,7 @@ apply_set(Oid parent, ReturnSetInfo *result)
 		ereport(NOTICE,
 				(errmsg("some partitions of table \"%s\" are not made yet",
 						get_rel_name(parent)),
-				 errdetail("A lock that is needed was not available, or they are too many for one transaction."),
+				 errdetail("A lock that is needed was not available, or they are too many for one transaction, or others would wait for its end."),
 				 errhint("The set's job goes on with them; see the view concertmaster.partition_sets.")));
 }
 
@@ -434,6 +438,24 @@ delete_set(const char *schema_name, const char *table_name)
 	return found;
 }
 
+/* Drop what was to become a partition of a set that is no more. */
+static void
+sweep_here(Oid parent, const char *schema_name, const char *table_name)
+{
+	ListCell   *cell;
+
+	foreach(cell, cm_partition_leftovers(parent, schema_name, table_name, GetUserId()))
+	{
+		CmLeftover *leftover = lfirst(cell);
+
+		if (!cm_attempt_here(cm_partition_leftover_drop, leftover))
+			ereport(NOTICE,
+					(errmsg("table \"%s\", which was to become a partition, is in use and stays",
+							get_rel_name(leftover->relid)),
+					 errhint("Drop it when nobody uses it any more.")));
+	}
+}
+
 /* Forget a set whose table exists. */
 static void
 forget(Oid parent)
@@ -447,6 +469,7 @@ forget(Oid parent)
 	if (!delete_set(get_namespace_name(get_rel_namespace(parent)), get_rel_name(parent)))
 		report_no_set(get_rel_name(parent));
 	(void) cm_job_remove(CM_JOB_ROLL, parent, 0);
+	sweep_here(parent, get_namespace_name(get_rel_namespace(parent)), get_rel_name(parent));
 }
 
 /* forget_partition_set(parent regclass) */
@@ -473,7 +496,10 @@ cm_forget_partition_set_by_name(PG_FUNCTION_ARGS)
 	else if (schema_part == NULL || !cm_relation_forget_job("roll", schema_part, table_part))
 		report_no_set(name);
 	else
+	{
 		(void) delete_set(schema_part, table_part);
+		sweep_here(InvalidOid, schema_part, table_part);
+	}
 	PG_RETURN_VOID();
 }
 

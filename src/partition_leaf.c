@@ -383,22 +383,6 @@ copy_replica_identity(Oid relid, Oid model)
 				 2, args);
 }
 
-/* Does attaching lock anything that readers or writers use? */
-static bool
-attach_locks_others(const CmLeaf *leaf)
-{
-	ListCell   *cell;
-
-	foreach(cell, cm_partition_existing(leaf->parent))
-	{
-		if (((CmPartition *) lfirst(cell))->is_default)
-			return true;
-	}
-	return select_text("SELECT 'a key' FROM pg_constraint"
-					   " WHERE contype = 'f' AND $1 IN (conrelid, confrelid)",
-					   leaf->parent) != NULL;
-}
-
 /* FOR VALUES FROM (...) TO (...) */
 static void
 append_bounds(StringInfo sql, const CmLeaf *leaf)
@@ -412,7 +396,8 @@ append_bounds(StringInfo sql, const CmLeaf *leaf)
 
 /*
  * Second step: attach the table.  If the range was taken by another partition
- * since it was planned, nothing is done and leaf->stale set.
+ * since it was planned, or the table is gone, nothing is done and leaf->stale
+ * set.
  */
 void
 cm_partition_leaf_attach(void *arg)
@@ -427,7 +412,12 @@ cm_partition_leaf_attach(void *arg)
 	enter(&scope, leaf);
 	if (lock_parent(leaf))
 	{
-		if (!attach_locks_others(leaf))
+		/* Whoever forgot the set meanwhile has removed the table. */
+		leaf->stale = !OidIsValid(find_table(leaf));
+	}
+	if (!leaf->stale)
+	{
+		if (!cm_partition_locks_others(leaf->parent))
 			(void) cm_deadline_disarm();
 		model = find_model(leaf);
 		initStringInfo(&sql);

@@ -5,11 +5,8 @@
  *
  * The catalog tables that are dumped name relations by schema and name,
  * because an oid means nothing after a restore.  Beside them relation_map,
- * which is not dumped, remembers the oid that each name had.  With both,
- * cm_relations_reconcile() can follow a rename (same oid, other name: the
- * names are corrected in every table) and survive a restore (no oid yet: the
- * name is looked up).  It runs before each job and at each door that changes
- * the tables.
+ * which is not dumped, remembers the oid that each name had.  Both are kept
+ * in step by relation_rename.c.
  *
  * Acting: catalog tables are read and written as the extension's owner, work
  * on a user's relation is done as that relation's owner, both with a
@@ -17,9 +14,7 @@
  * switch, cm_scope_leave() goes back; after an error the (sub)transaction's
  * abort restores role and settings, so no cleanup code is needed.
  *
- * Locks: cm_relations_reconcile() takes relation_map in SHARE ROW EXCLUSIVE
- * mode, only when something is to be written, so that two processes do not
- * correct the same names at once; readers of the map do not wait.
+ * Locks: none but those of its statements.
  *
  * What it does not do: it never locks or opens a user's relation.
  *
@@ -49,20 +44,6 @@
 
 #include "compat.h"
 #include "concertmaster.h"
-
-/* Every dumped table that names relations. */
-static const struct
-{
-	const char *table;
-	const char *schema_column;
-	const char *name_column;
-}			named_in[] =
-{
-	{"job", "schema_name", "relation_name"},
-	{"index_plan", "schema_name", "table_name"},
-	{"partition_set", "schema_name", "table_name"},
-	{"matview", "schema_name", "view_name"},
-};
 
 /* Become userid with the given extra context flags and a pinned path. */
 static void
@@ -294,95 +275,4 @@ cm_relation_remember(Oid relid)
 						  " ON CONFLICT (schema_name, relation_name) DO UPDATE SET relid = EXCLUDED.relid"
 						  " WHERE relation_map.relid <> EXCLUDED.relid",
 						  3, types, values, NULL, false, 0);
-}
-
-/* Is there anything for cm_relations_reconcile() to write? */
-static bool
-reconcile_needed(void)
-{
-	SPI_execute("SELECT 1 FROM concertmaster.relation_map m"
-				"  LEFT JOIN pg_class c ON c.oid = m.relid"
-				"  LEFT JOIN pg_namespace n ON n.oid = c.relnamespace"
-				" WHERE (n.nspname, c.relname) IS DISTINCT FROM (m.schema_name, m.relation_name)"
-				" UNION ALL "
-				"SELECT 1 FROM concertmaster.managed_names v"
-				" WHERE v.relid IS NULL AND EXISTS"
-				"       (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-				"         WHERE n.nspname = v.schema_name AND c.relname = v.relation_name)"
-				" LIMIT 1", true, 1);
-	return SPI_processed > 0;
-}
-
-/*
- * Give every dumped table the present names of the relations it means.
- * In two passes, through names that no relation has, so that two relations
- * which exchanged their names do not collide half way.
- */
-static void
-follow_renames(void)
-{
-	for (int i = 0; i < lengthof(named_in); i++)
-	{
-		StringInfoData sql;
-
-		initStringInfo(&sql);
-		appendStringInfo(&sql,
-						 "UPDATE concertmaster.%s t SET %s = '', %s = m.relid::text%s"
-						 "  FROM concertmaster.relation_map m"
-						 "  JOIN pg_class c ON c.oid = m.relid"
-						 "  JOIN pg_namespace n ON n.oid = c.relnamespace"
-						 " WHERE t.%s = m.schema_name AND t.%s = m.relation_name"
-						 "   AND (n.nspname, c.relname) IS DISTINCT FROM (m.schema_name, m.relation_name)",
-						 named_in[i].table, named_in[i].schema_column, named_in[i].name_column,
-						 i == 0 ? ", name = 'renamed ' || t.job_id" : "",
-						 named_in[i].schema_column, named_in[i].name_column);
-		SPI_execute(sql.data, false, 0);
-
-		resetStringInfo(&sql);
-		appendStringInfo(&sql,
-						 "UPDATE concertmaster.%s t SET %s = n.nspname, %s = c.relname%s"
-						 "  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-						 " WHERE t.%s = '' AND t.%s = c.oid::text::name",
-						 named_in[i].table, named_in[i].schema_column, named_in[i].name_column,
-						 i == 0 ? ", name = t.kind || ' ' || format('%I.%I', n.nspname, c.relname)" : "",
-						 named_in[i].schema_column, named_in[i].name_column);
-		SPI_execute(sql.data, false, 0);
-	}
-}
-
-/*
- * Bring names, oids and owners in step: follow renames and changes of schema
- * and owner, forget the oids of relations that are gone, look up names that
- * have no oid yet.  Caller is in a transaction that may write.
- */
-void
-cm_relations_reconcile(void)
-{
-	CmScope		scope;
-
-	cm_catalog_enter(&scope);
-	if (reconcile_needed())
-	{
-		SPI_execute("LOCK TABLE concertmaster.relation_map IN SHARE ROW EXCLUSIVE MODE", false, 0);
-		follow_renames();
-		SPI_execute("DELETE FROM concertmaster.relation_map m"
-					" WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-					"   WHERE c.oid = m.relid AND n.nspname = m.schema_name AND c.relname = m.relation_name)",
-					false, 0);
-		SPI_execute("INSERT INTO concertmaster.relation_map (schema_name, relation_name, relid)"
-					" SELECT DISTINCT v.schema_name, v.relation_name, c.oid"
-					"   FROM concertmaster.managed_names v"
-					"   JOIN pg_namespace n ON n.nspname = v.schema_name"
-					"   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = v.relation_name"
-					"  WHERE v.relid IS NULL"
-					" ON CONFLICT DO NOTHING",
-					false, 0);
-	}
-	SPI_execute("UPDATE concertmaster.job j SET owner = r.rolname"
-				"  FROM concertmaster.relation_map m JOIN pg_class c ON c.oid = m.relid"
-				"  JOIN pg_roles r ON r.oid = c.relowner"
-				" WHERE m.schema_name = j.schema_name AND m.relation_name = j.relation_name"
-				"   AND j.owner <> r.rolname",
-				false, 0);
-	cm_scope_leave(&scope);
 }

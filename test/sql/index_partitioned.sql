@@ -118,6 +118,67 @@ CALL concertmaster.build_indexes(307);
 SELECT * FROM stand;
 DELETE FROM concertmaster.index_plan WHERE schema_name = 'index_part_test';
 
+-- an attached index that is not valid is rebuilt in place; what a REINDEX of it
+-- left is removed, now or by an earlier crash, and nothing else is
+CREATE TABLE redo (id integer, k integer) PARTITION BY LIST (k);
+CREATE TABLE redo_1 PARTITION OF redo FOR VALUES IN (1);
+CREATE TABLE redo_rest PARTITION OF redo DEFAULT PARTITION BY LIST (k);
+CREATE TABLE redo_2 PARTITION OF redo_rest FOR VALUES IN (2);
+INSERT INTO redo VALUES (1, 1), (2, 2), (2, 2);
+CREATE UNIQUE INDEX redo_unique ON ONLY redo (id, k);
+CREATE UNIQUE INDEX redo_rest_redo_unique ON ONLY redo_rest (id, k);
+CREATE UNIQUE INDEX CONCURRENTLY redo_2_redo_unique ON redo_2 (id, k);
+ALTER INDEX redo_rest_redo_unique ATTACH PARTITION redo_2_redo_unique;
+ALTER INDEX redo_unique ATTACH PARTITION redo_rest_redo_unique;
+REINDEX INDEX CONCURRENTLY redo_2_redo_unique;
+REINDEX INDEX CONCURRENTLY redo_2_redo_unique;
+ALTER INDEX redo_2_redo_unique_ccnew RENAME TO redo_2_redo_unique_ccold;
+UPDATE pg_index SET indisready = false, indislive = false WHERE indexrelid = 'redo_2_redo_unique_ccold'::regclass;
+REINDEX INDEX CONCURRENTLY redo_2_redo_unique;
+CREATE UNIQUE INDEX CONCURRENTLY redo_2_theirs ON redo_2 (id, k);
+CREATE UNIQUE INDEX CONCURRENTLY redo_2_redo_unique_ccnew2 ON redo_2 (k, id);
+CREATE INDEX redo_2_redo_unique_ccnew3 ON redo_2 (id, k);
+CALL plan(310, 'redo', 'redo_unique', '(id, k)', true);
+SELECT index FROM truth WHERE on_table = 'redo_2';
+CALL concertmaster.build_indexes(310);
+CALL concertmaster.build_indexes(310);
+SELECT * FROM truth WHERE on_table ~ 'redo';
+DELETE FROM redo WHERE k = 2;
+CALL concertmaster.build_indexes(310);
+SELECT * FROM stand;
+SELECT * FROM truth WHERE on_table ~ 'redo';
+-- so is what is left beside an index that is valid already
+INSERT INTO redo VALUES (2, 2);
+REINDEX INDEX CONCURRENTLY redo_2_redo_unique;
+CREATE UNIQUE INDEX redo_2_redo_unique_ccold ON redo_2 (id, k);
+UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'redo_2_redo_unique_ccold'::regclass;
+UPDATE pg_index SET indisvalid = false WHERE indexrelid IN ('redo_unique'::regclass, 'redo_rest_redo_unique'::regclass);
+CALL concertmaster.build_indexes(310);
+SELECT * FROM truth WHERE on_table ~ 'redo';
+DELETE FROM concertmaster.index_plan WHERE schema_name = 'index_part_test';
+
+-- foreign partitions go without, as with CREATE INDEX; a unique index is refused
+-- before anything is made
+CREATE FOREIGN DATA WRAPPER regress_index_fdw;
+CREATE SERVER regress_index_server FOREIGN DATA WRAPPER regress_index_fdw;
+CREATE TABLE far (id integer, k integer) PARTITION BY LIST (k);
+CREATE TABLE far_1 PARTITION OF far FOR VALUES IN (1);
+CREATE TABLE far_rest PARTITION OF far DEFAULT PARTITION BY LIST (k);
+CREATE FOREIGN TABLE far_2 PARTITION OF far_rest FOR VALUES IN (2) SERVER regress_index_server;
+INSERT INTO far VALUES (1, 1);
+CALL plan(311, 'far', 'far_id', '(id)');
+CALL plan(312, 'far', 'far_unique', '(id, k)', true);
+CALL concertmaster.build_indexes(311);
+CALL concertmaster.build_indexes(312);
+SELECT * FROM stand;
+SELECT * FROM truth WHERE on_table ~ '^far';
+DROP FOREIGN TABLE far_2;
+CALL concertmaster.build_indexes(312);
+SELECT * FROM truth WHERE on_table ~ '^far' AND index ~ 'unique';
+DELETE FROM concertmaster.index_plan WHERE schema_name = 'index_part_test';
+DROP SERVER regress_index_server;
+DROP FOREIGN DATA WRAPPER regress_index_fdw;
+
 -- hot window: no parent index, only partitions that end inside it
 CREATE TABLE hot (id integer, at timestamptz NOT NULL) PARTITION BY RANGE (at);
 CREATE TABLE hot_2001 PARTITION OF hot FOR VALUES FROM ('2001-01-01') TO ('2002-01-01');
@@ -175,6 +236,6 @@ RESET ROLE;
 SELECT name, owner FROM concertmaster.job WHERE phase = 309 ORDER BY 1;
 
 DELETE FROM concertmaster.index_plan WHERE schema_name = 'index_part_test';
-DELETE FROM concertmaster.job WHERE phase BETWEEN 301 AND 309;
+DELETE FROM concertmaster.job WHERE phase BETWEEN 301 AND 312;
 DROP SCHEMA index_part_test CASCADE;
 DROP ROLE regress_index_root, regress_index_leaf;

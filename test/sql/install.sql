@@ -40,6 +40,15 @@ DROP VIEW install_taken.workflow_runs;
 SELECT * FROM concertmaster.install('install_taken');
 SELECT relname, relkind FROM pg_class WHERE relnamespace = 'install_taken'::regnamespace;
 
+-- An index's name that is planned for another table is left to its owner.
+CREATE TABLE install_taken.mine (a integer);
+INSERT INTO concertmaster.index_plan (phase, schema_name, table_name, index_name, definition)
+VALUES (9, 'install_taken', 'mine', 'idx_workflow_type', '(a)');
+SELECT action, detail FROM concertmaster.plan_install('install_taken') WHERE object ~ 'idx_workflow_type';
+SELECT concertmaster.unplan_index('install_taken', 'idx_workflow_type');
+SELECT action, detail FROM concertmaster.plan_install('install_taken') WHERE object ~ 'idx_workflow_type';
+DROP TABLE install_taken.mine;
+
 --
 -- The plan does nothing
 --

@@ -68,6 +68,7 @@ SELECT last_roll IS NOT NULL AS rolled, last_success = last_roll AS well FROM co
 CALL concertmaster.roll_partitions('sets');
 
 -- 4. take over what is there: any name, any width, with gaps; keep a default partition
+BEGIN;
 CREATE TABLE adopted (at timestamp NOT NULL, note text) PARTITION BY RANGE (at);
 CREATE TABLE the_past PARTITION OF adopted FOR VALUES FROM (MINVALUE) TO ('2020-01-15');
 CREATE TABLE a_year PARTITION OF adopted FOR VALUES FROM ('2020-02-10') TO ('2021-02-10');
@@ -75,6 +76,7 @@ CREATE TABLE rest PARTITION OF adopted DEFAULT;
 INSERT INTO adopted VALUES ('2020-03-01', 'kept'), ('2019-01-01', 'old');
 SELECT partition, range_from, range_to, action FROM concertmaster.create_partition_set('adopted', '1 month', ahead => 0, start_at => '2020-01-01')
  WHERE range_to < '2021-07-01' OR range_to IS NULL ORDER BY range_from;
+COMMIT;
 SELECT contiguous('adopted');
 SELECT count(*) FROM adopted;
 SELECT partition, range_from, range_to, is_default FROM concertmaster.partitions WHERE table_name = 'adopted' AND (is_default OR range_from < '2020-02-01') ORDER BY range_from;

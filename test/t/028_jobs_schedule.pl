@@ -54,7 +54,7 @@ job_pid($node, 'd', 'asked');
 $node->safe_psql('d', "SELECT concertmaster.request_job('refresh public.asked')");
 poll_sql($node, 'd', "SELECT count(*) FROM concertmaster.job_runs WHERE name LIKE '%asked' AND status = 'succeeded'", '2',
 	'asked for while it runs, it runs once more');
-$node->safe_psql('d', 'SELECT pg_sleep(1.5)');
+launcher_served($node);
 is($node->safe_psql('d', "SELECT count(*), max(status) FROM concertmaster.job_runs WHERE name LIKE '%asked'"), '2|succeeded', 'and then no more');
 is($node->safe_psql('d', "SELECT status FROM concertmaster.jobs WHERE name LIKE '%asked'"), 'on request', 'it waits again');
 
@@ -102,7 +102,8 @@ is($node->safe_psql('d', "SELECT count(*) > 0, bool_and(status IN ('succeeded', 
 $node->safe_psql('d', "SELECT concertmaster.pause_job('refresh public.quick')");
 poll_sql($node, 'd', 'SELECT count(*) FROM concertmaster.progress_jobs', '0');
 my $last = $node->safe_psql('d', 'SELECT max(run_id) FROM concertmaster.job_run');
-$node->safe_psql('d', 'SELECT pg_sleep(2)');
+poll_sql($node, 'd', "SELECT next_run < now() FROM concertmaster.jobs WHERE name LIKE '%quick'");
+launcher_served($node);
 is($node->safe_psql('d', 'SELECT max(run_id) FROM concertmaster.job_run'), $last, 'a paused job is not started');
 $node->safe_psql('d', "SELECT concertmaster.resume_job('refresh public.quick')");
 poll_sql($node, 'd', "SELECT max(run_id) > $last FROM concertmaster.job_run", 't', 'a resumed one is');

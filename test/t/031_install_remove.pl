@@ -56,12 +56,42 @@ my $reader = start([ 'psql', '-XAtq', '-d', $node->connstr('d') . " application_
 poll_sql($node, 'd', "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'a reader' AND wait_event = 'PgSleep'", '1',
 	'somebody reads and does not commit');
 psql_error($node, 'd', '\set VERBOSITY verbose' . "\nSELECT concertmaster.uninstall()",
-	qr/55P03: could not lock the tables that uninstall\(\) changes\nDETAIL:  Others held them at each of 3 tries of 50 ms\.\nHINT:  Call it again/,
+	qr/55P03: could not get the locks that uninstall\(\) needs\nDETAIL:  Others held them at each of 3 tries of 50 ms\.\nHINT:  Call it again/,
 	'uninstall() does not wait for ever');
 is($node->safe_psql('d', "SELECT count(*) > 0 FROM pg_trigger WHERE tgname = 'concertmaster_updated_at'"), 't', 'and changed nothing');
 is($node->safe_psql('d', "SELECT count(*) > 0 FROM concertmaster.job"), 't', 'nor forgot a job');
 $node->safe_psql('d', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'a reader'");
 $reader->finish;
+
+# Of one partition alone: its parent can be locked, but not altered.
+$node->safe_psql('d', <<'END');
+CREATE TABLE own (at date, updated_at timestamptz) PARTITION BY RANGE (at);
+CREATE TABLE own_leaf PARTITION OF own FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+CREATE TRIGGER follow BEFORE UPDATE ON own FOR EACH ROW EXECUTE FUNCTION concertmaster.set_updated_at();
+END
+my $refused = qr/55P03: could not get the locks that uninstall\(\) needs/;
+my $try = '\set VERBOSITY verbose' . "\nSET statement_timeout = '30s'; SELECT concertmaster.uninstall()";
+my $other = $node->background_psql('d');
+$other->query_safe('BEGIN');
+$other->query_safe('SELECT count(*) FROM own_leaf');
+psql_error($node, 'd', $try, $refused, 'uninstall() beside a reader of one partition');
+$other->query_safe('COMMIT');
+
+# A row of ours that somebody holds: no table is locked meanwhile.
+$other->query_safe('BEGIN');
+$other->query_safe("SELECT concertmaster.pause_job('refresh public.form_completion_stats')");
+psql_error($node, 'd', $try, $refused, 'uninstall() while a job is being changed');
+my $waiting = start([ 'psql', '-XAtq', '-d', $node->connstr('d') . " application_name='the leaver'", '-c',
+		'SET concertmaster.ddl_deadline = 60000; SELECT concertmaster.uninstall()' ], '>', '/dev/null', '2>', '/dev/null');
+poll_sql($node, 'd', "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'the leaver' AND wait_event_type = 'Lock'", '1',
+	'it waits for the row');
+is($node->safe_psql('d', "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND locktype = 'relation' AND granted"),
+	'0', 'and holds up nobody');
+$node->safe_psql('d', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'the leaver'");
+$waiting->finish;
+$other->query_safe('ROLLBACK');
+$other->quit;
+$node->safe_psql('d', 'DROP TABLE own');
 
 #
 # Out

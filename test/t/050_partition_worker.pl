@@ -76,6 +76,15 @@ psql_error($node, 'd', "SET concertmaster.ddl_attempts = 2; SELECT concertmaster
 $writer->query_safe('COMMIT');
 poll_sql($node, 'd', $leaves, '6', 'the job makes the rest');
 
+# somebody's open transaction about one set, and a rename, stop no job
+$node->safe_psql('d', q{CREATE TABLE s.u (at date NOT NULL) PARTITION BY RANGE (at); ALTER TABLE s.u OWNER TO keeper});
+$writer->query_safe('BEGIN');
+$writer->query_safe("SELECT count(*) FROM concertmaster.create_partition_set('s.u', '1 month', ahead => 0)");
+$node->safe_psql('d', 'ALTER TABLE s.t RENAME TO renamed');
+psql_ok($node, 'd', "SET statement_timeout = '30s'; CALL concertmaster.run_job('prune')", 'a job runs beside an open transaction');
+$writer->query_safe('ROLLBACK');
+$node->safe_psql('d', 'ALTER TABLE s.renamed RENAME TO t; DROP TABLE s.u');
+
 # 3. kill -9 between CREATE TABLE and ATTACH
 $node->safe_psql('d', 'ALTER DATABASE d SET concertmaster.ddl_attempts = 10000');
 $writer->query_safe('BEGIN');

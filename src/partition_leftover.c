@@ -1,0 +1,163 @@
+/*-------------------------------------------------------------------------
+ *
+ * partition_leftover.c
+ *	  What never became a partition; whether others wait when one is made.
+ *
+ * A leaf is made in two steps, between which it is a table with a comment
+ * that begins with CM_PARTITION_MARK and ends with the parent's name.  One
+ * that stays behind (a crash, a lock that was not to be had to drop it, an
+ * error of the attaching) is found by that comment and dropped by the next
+ * pass with nothing to make, or by whoever forgets the set.
+ *
+ * Locks: finding takes none.  Dropping takes SHARE UPDATE EXCLUSIVE on the
+ * parent, so as not to meet a worker between its two steps, and ACCESS
+ * EXCLUSIVE on the table; the caller brings deadline and (sub)transaction,
+ * whose abort is all the cleanup.
+ *
+ * What it does not do: find leftovers of a parent that was renamed since, or
+ * drop what has a row or is not of the role that the caller may act for.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/comment.h"
+#include "executor/spi.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+
+#include "compat.h"
+#include "partition.h"
+
+/* Was the relation made by the transaction that is open, so that nobody else knows it? */
+static bool
+is_made_here(Oid relid)
+{
+	Relation	relation = RelationIdGetRelation(relid);
+	bool		result;
+
+	if (!RelationIsValid(relation))
+		return false;
+	result = relation->rd_createSubid != InvalidSubTransactionId;
+	RelationClose(relation);
+	return result;
+}
+
+/* Does attaching a partition lock anything that readers or writers use? */
+bool
+cm_partition_locks_others(Oid parent)
+{
+	bool		result = false;
+	Oid			types[1] = {OIDOID};
+	Datum		values[1];
+	CmScope		scope;
+	ListCell   *cell;
+
+	foreach(cell, cm_partition_existing(parent))
+	{
+		CmPartition *partition = lfirst(cell);
+
+		if (partition->is_default && !is_made_here(partition->relid))
+			return true;
+	}
+	values[0] = ObjectIdGetDatum(parent);
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("SELECT DISTINCT CASE conrelid WHEN $1 THEN confrelid ELSE conrelid END"
+						  "  FROM pg_constraint WHERE contype = 'f' AND $1 IN (conrelid, confrelid)",
+						  1, types, values, NULL, false, 0);
+	for (uint64 i = 0; i < SPI_processed && !result; i++)
+	{
+		bool		isnull;
+		Datum		relid = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+
+		result = !is_made_here(DatumGetObjectId(relid));
+	}
+	cm_scope_leave(&scope);
+	return result;
+}
+
+/*
+ * The leftovers of a table, as CmLeftover: marked with its name, and owned by
+ * a role that userid may act for.  parent can be InvalidOid, if it is gone.
+ */
+List *
+cm_partition_leftovers(Oid parent, const char *schema_name, const char *table_name, Oid userid)
+{
+	MemoryContext context = CurrentMemoryContext;
+	List	   *leftovers = NIL;
+	Oid			types[2] = {TEXTOID, OIDOID};
+	Datum		values[2];
+	CmScope		scope;
+
+	values[0] = CStringGetTextDatum(psprintf(CM_PARTITION_MARK "%s",
+											 quote_qualified_identifier(schema_name, table_name)));
+	values[1] = ObjectIdGetDatum(userid);
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("SELECT c.oid, c.relowner"
+						  "  FROM pg_description d JOIN pg_class c ON c.oid = d.objoid"
+						  " WHERE d.classoid = 'pg_class'::regclass AND d.objsubid = 0"
+						  "   AND d.description = $1 AND c.relkind = 'r' AND NOT c.relispartition"
+						  "   AND pg_has_role($2, c.relowner, 'USAGE')"
+						  " ORDER BY c.relname",
+						  2, types, values, NULL, false, 0);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		MemoryContext spi_context = MemoryContextSwitchTo(context);
+		CmLeftover *leftover = palloc(sizeof(CmLeftover));
+		bool		isnull;
+
+		leftover->relid = DatumGetObjectId(SPI_getbinval(row, desc, 1, &isnull));
+		leftover->owner = DatumGetObjectId(SPI_getbinval(row, desc, 2, &isnull));
+		leftover->parent = parent;
+		leftovers = lappend(leftovers, leftover);
+		MemoryContextSwitchTo(spi_context);
+	}
+	cm_scope_leave(&scope);
+	return leftovers;
+}
+
+/* Is it still what was found?  Caller holds its lock. */
+static bool
+is_leftover(const CmLeftover *leftover)
+{
+	char	   *comment;
+
+	if (get_rel_name(leftover->relid) == NULL ||
+		get_rel_relispartition(leftover->relid) ||
+		cm_relation_owner(leftover->relid) != leftover->owner)
+		return false;
+	comment = GetComment(leftover->relid, RelationRelationId, 0);
+	return comment != NULL &&
+		strncmp(comment, CM_PARTITION_MARK, strlen(CM_PARTITION_MARK)) == 0;
+}
+
+/* Drop a leftover as its owner, unless it has become something else. */
+void
+cm_partition_leftover_drop(void *arg)
+{
+	CmLeftover *leftover = arg;
+	CmScope		scope;
+
+	if (OidIsValid(leftover->parent))
+		LockRelationOid(leftover->parent, ShareUpdateExclusiveLock);
+	LockRelationOid(leftover->relid, AccessExclusiveLock);
+	if (!is_leftover(leftover))
+		return;
+
+	cm_owner_enter(&scope, leftover->owner, false);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	scope.spi = true;
+	SPI_execute(psprintf("SELECT FROM ONLY %s", cm_relation_quoted(leftover->relid)), false, 1);
+	if (SPI_processed == 0)
+		SPI_execute(psprintf("DROP TABLE %s", cm_relation_quoted(leftover->relid)), false, 0);
+	cm_scope_leave(&scope);
+}
