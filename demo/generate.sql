@@ -6,9 +6,11 @@
 SET client_min_messages = warning;
 SELECT setseed(0.20260115) \g /dev/null
 
--- Partitions for the past that the data has; the set makes them, and its job keeps on from here.
+-- Partitions for the past that the data has.  Each is attached in a transaction
+-- of its own, hence the CALL; the set's job keeps on from here.
 SELECT concertmaster.create_partition_set(t::regclass, '1 month', start_at => now() - interval '125 days')
   FROM unnest(ARRAY['public.form_responses', 'public.node_executions', 'public.audit_events']) AS t \g /dev/null
+CALL concertmaster.roll_partitions();
 
 BEGIN;
 

@@ -7,6 +7,7 @@ SET client_min_messages = warning;
 
 SELECT concertmaster.create_partition_set('public.form_responses', '1 month',
            start_at => (SELECT now() - (max(submitted_at) - min(submitted_at)) FROM demo_input.form_responses)) \g /dev/null
+CALL concertmaster.roll_partitions('public.form_responses');
 
 BEGIN;
 

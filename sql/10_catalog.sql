@@ -83,7 +83,10 @@ CREATE TABLE concertmaster.job_state (
     first_failure   timestamptz,
     last_sqlstate   text,
     last_error      text,
-    owner_oid       oid
+    owner_oid       oid,
+    origin          timestamptz,
+    requests        bigint NOT NULL DEFAULT 0,
+    requests_seen   bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE concertmaster.job_state IS 'how each job stands: when it ran, how it went, when it is due';
 COMMENT ON COLUMN concertmaster.job_state.job_id IS 'the job';
@@ -99,6 +102,9 @@ COMMENT ON COLUMN concertmaster.job_state.failures_in_row IS 'failures since the
 COMMENT ON COLUMN concertmaster.job_state.first_failure IS 'when the present row of failures began';
 COMMENT ON COLUMN concertmaster.job_state.last_sqlstate IS 'SQLSTATE of the last failure, NULL after a success';
 COMMENT ON COLUMN concertmaster.job_state.last_error IS 'text of the last failure, NULL after a success';
+COMMENT ON COLUMN concertmaster.job_state.origin IS 'first time of the job''s grid, from which the others are reckoned where job.start_at is not given; NULL: the next one';
+COMMENT ON COLUMN concertmaster.job_state.requests IS 'how often it was asked to run';
+COMMENT ON COLUMN concertmaster.job_state.requests_seen IS 'requests when its last run started; if there are more at the end, it runs once more';
 COMMENT ON COLUMN concertmaster.job_state.owner_oid IS 'role that the job acts for, so that a new name of it is followed; NULL: the one that has the name';
 
 -- Not dumped: the history, bounded by history_runs and history_age.

@@ -39,7 +39,7 @@ typedef struct CmSchedule
 	TimestampTz start_at;		/* 0 if not given, see has_start_at */
 	bool		has_start_at;
 	char	   *timezone;
-	TimestampTz anchor;			/* a time on the present grid */
+	TimestampTz anchor;			/* the first time of the grid */
 	bool		has_anchor;
 } CmSchedule;
 

@@ -4,7 +4,7 @@
  *	  Reckoning of times: when a job runs next, how long a failed one waits.
  *
  * Pure: no clock is read, no table, no setting.  A job's times lie on a grid:
- * start_at (or else any earlier time of the grid) plus whole periods.  The
+ * start_at, or else the first time that the job had, plus whole periods.  The
  * next one is the first later than now, so times that were missed are skipped
  * and a late or long run moves nothing.  Periods with months or days in them
  * are counted on the calendar of the job's time zone: a daily job at 02:30

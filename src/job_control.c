@@ -125,9 +125,10 @@ Datum
 cm_request_job(PG_FUNCTION_ARGS)
 {
 	change_job(fcinfo, "request_job()",
-			   "INSERT INTO concertmaster.job_state AS s (job_id, next_run) VALUES ($1, clock_timestamp())"
+			   "INSERT INTO concertmaster.job_state AS s (job_id, next_run, requests) VALUES ($1, clock_timestamp(), 1)"
 			   " ON CONFLICT (job_id) DO UPDATE"
-			   "   SET next_run = EXCLUDED.next_run, scheduled = coalesce(s.scheduled, s.next_run)");
+			   "   SET next_run = EXCLUDED.next_run, scheduled = coalesce(s.scheduled, s.next_run),"
+			   "       requests = s.requests + 1");
 	warn_if_idle();
 	PG_RETURN_VOID();
 }

@@ -166,8 +166,8 @@ upsert_row(const char *name, CmJobKind kind, const char *schema_name,
 	Oid			types[7] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, INTERVALOID};
 	Datum		values[7];
 	char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
-	Oid			state_types[3] = {INT8OID, BOOLOID, OIDOID};
-	Datum		state_values[3];
+	Oid			state_types[4] = {INT8OID, BOOLOID, OIDOID, BOOLOID};
+	Datum		state_values[4];
 	bool		isnull;
 	int64		job_id;
 
@@ -188,21 +188,26 @@ upsert_row(const char *name, CmJobKind kind, const char *schema_name,
 						  " (name, kind, schema_name, relation_name, phase, owner, every)"
 						  " VALUES ($1, $2, $3, $4, $5, $6, $7)"
 						  " ON CONFLICT (name) DO UPDATE SET every = EXCLUDED.every, owner = EXCLUDED.owner"
-						  " RETURNING job_id",
+						  " RETURNING job_id, every::text IS NOT DISTINCT FROM"
+						  "   (SELECT o.every::text FROM concertmaster.job o WHERE o.name = $1)",
 						  7, types, values, nulls, false, 0);
 	job_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 
+	/* The subselect has seen the row as it was before. */
+	state_values[3] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull);
 	state_values[0] = Int64GetDatum(job_id);
 	state_values[1] = BoolGetDatum(run_now);
 	state_values[2] = ObjectIdGetDatum(owner);
-	SPI_execute_with_args("INSERT INTO concertmaster.job_state AS s (job_id, next_run, owner_oid)"
-						  " SELECT job_id, CASE WHEN $2 THEN now() ELSE now() + every END, $3"
+	SPI_execute_with_args("INSERT INTO concertmaster.job_state AS s (job_id, next_run, owner_oid, requests)"
+						  " SELECT job_id, CASE WHEN $2 THEN now() ELSE now() + every END, $3, $2::int"
 						  "   FROM concertmaster.job WHERE job_id = $1"
 						  " ON CONFLICT (job_id) DO UPDATE"
 						  "   SET next_run = CASE WHEN $2 THEN now()"
 						  "                       ELSE least(s.next_run, EXCLUDED.next_run) END,"
-						  "       scheduled = NULL, owner_oid = EXCLUDED.owner_oid",
-						  3, state_types, state_values, NULL, false, 0);
+						  "       scheduled = CASE WHEN $4 THEN coalesce(s.scheduled, s.next_run) END,"
+						  "       origin = CASE WHEN $4 THEN s.origin END, owner_oid = EXCLUDED.owner_oid,"
+						  "       requests = s.requests + EXCLUDED.requests",
+						  4, state_types, state_values, NULL, false, 0);
 	require_drivable(name);
 	ensure_prune_job();
 	return job_id;

@@ -12,7 +12,8 @@
  *
  * job_state.next_run is when the job is due; scheduled is the time on the
  * job's grid that it stands for.  They differ after a failure (next_run is the
- * next try) and after a request.
+ * next try) and after a request.  The grid is reckoned from origin, its first
+ * time, and not from the one before: that would lose the 31st in February.
  *
  * The rows of a job are locked by whoever asks for it, changes it or drops it,
  * for as long as their transaction lasts.  Nobody here waits for that: a job
@@ -172,7 +173,8 @@ cm_run_start(int64 job_id)
 	SPI_execute_with_args("INSERT INTO concertmaster.job_state AS s (job_id, last_run, last_status, runs)"
 						  " VALUES ($1, $3, 'running', 1)"
 						  " ON CONFLICT (job_id) DO UPDATE"
-						  "   SET last_run = EXCLUDED.last_run, last_status = 'running', runs = s.runs + 1",
+						  "   SET last_run = EXCLUDED.last_run, last_status = 'running', runs = s.runs + 1,"
+						  "       requests_seen = s.requests",
 						  3, types, values, NULL, false, 0);
 	cm_scope_leave(&scope);
 	return run_id;
@@ -180,12 +182,12 @@ cm_run_start(int64 job_id)
 
 /*
  * When is the job due next, now that a run has ended?  Reads the job, locks
- * its state.  Sets *next and *scheduled with their nulls ('n' or ' '); returns
- * false if the job is gone.  Caller is in a catalog scope.
+ * its state.  Sets times to next_run, scheduled and origin, with their nulls
+ * ('n' or ' '); returns false if the job is gone.  Caller is in a catalog
+ * scope.
  */
 static bool
-reckon_next(int64 job_id, CmRunStatus status, TimestampTz run_start,
-			Datum *times, char *nulls)
+reckon_next(int64 job_id, CmRunStatus status, Datum *times, char *nulls)
 {
 	Oid			types[1] = {INT8OID};
 	Datum		values[1];
@@ -194,13 +196,15 @@ reckon_next(int64 job_id, CmRunStatus status, TimestampTz run_start,
 	TimestampTz next_run;
 	TimestampTz next;
 	bool		isnull;
+	bool		has_scheduled;
 	bool		requested;
 	bool		had_next_run;
 	int			failures;
 
 	values[0] = Int64GetDatum(job_id);
-	SPI_execute_with_args("SELECT j.every, j.start_at, j.timezone, coalesce(s.scheduled, s.next_run),"
-						  "       s.next_run, s.failures_in_row"
+	SPI_execute_with_args("SELECT j.every, j.start_at, j.timezone, coalesce(s.origin, s.scheduled, s.next_run),"
+						  "       s.next_run, s.failures_in_row, coalesce(s.scheduled, s.next_run),"
+						  "       s.requests > s.requests_seen"
 						  "  FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
 						  " WHERE job_id = $1 FOR UPDATE OF s",
 						  1, types, values, NULL, false, 1);
@@ -217,13 +221,16 @@ reckon_next(int64 job_id, CmRunStatus status, TimestampTz run_start,
 	next_run = DatumGetTimestampTz(first_row(5, &isnull));
 	had_next_run = !isnull;
 	failures = DatumGetInt32(first_row(6, &isnull));
+	times[1] = first_row(7, &isnull);
+	has_scheduled = !isnull;
+	requested = DatumGetBool(first_row(8, &isnull)) && had_next_run;
 
-	times[1] = TimestampTzGetDatum(schedule.anchor);
-	nulls[1] = schedule.has_anchor && schedule.every != NULL ? ' ' : 'n';
+	times[2] = TimestampTzGetDatum(schedule.anchor);
+	nulls[2] = schedule.has_anchor && schedule.every != NULL ? ' ' : 'n';
+	nulls[1] = has_scheduled && schedule.every != NULL ? ' ' : 'n';
 	nulls[0] = ' ';
 
-	/* Asked for while it ran: it may have come too late for this run. */
-	requested = had_next_run && next_run > run_start && next_run <= now;
+	/* This run has not seen what came with a request after its start. */
 	if (status == CM_RUN_SUCCEEDED && requested)
 		times[0] = TimestampTzGetDatum(next_run);
 	else if (status == CM_RUN_SUCCEEDED)
@@ -282,40 +289,40 @@ write_run(int64 run_id, const RunEnd *end, TimestampTz *start_time)
 static void
 write_state(int64 job_id, CmRunStatus status, const RunEnd *end, TimestampTz start_time)
 {
-	Oid			types[8] = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TIMESTAMPTZOID};
-	Datum		values[8];
-	char		nulls[8] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
+	Oid			types[9] = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TIMESTAMPTZOID};
+	Datum		values[9];
+	char		nulls[9] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
 	values[0] = Int64GetDatum(job_id);
-	if (!reckon_next(job_id, status, start_time, &values[1], &nulls[1]))
+	if (!reckon_next(job_id, status, &values[1], &nulls[1]))
 		return;
-	values[3] = CStringGetTextDatum(end->status);
-	values[4] = TimestampTzGetDatum(start_time);
-	values[5] = text_or_null(end->sqlstate, &nulls[5]);
-	values[6] = text_or_null(end->message, &nulls[6]);
-	values[7] = TimestampTzGetDatum(end->time);
+	values[4] = CStringGetTextDatum(end->status);
+	values[5] = TimestampTzGetDatum(start_time);
+	values[6] = text_or_null(end->sqlstate, &nulls[6]);
+	values[7] = text_or_null(end->message, &nulls[7]);
+	values[8] = TimestampTzGetDatum(end->time);
 	if (status == CM_RUN_FAILED)
 		SPI_execute_with_args("UPDATE concertmaster.job_state"
-							  "   SET next_run = $2, scheduled = $3, last_status = $4,"
-							  "       last_duration = extract(epoch FROM $8 - $5) * 1000.0,"
+							  "   SET next_run = $2, scheduled = $3, origin = $4, last_status = $5,"
+							  "       last_duration = extract(epoch FROM $9 - $6) * 1000.0,"
 							  "       failures = failures + 1, failures_in_row = failures_in_row + 1,"
-							  "       first_failure = coalesce(first_failure, $8),"
-							  "       last_sqlstate = $6, last_error = $7"
+							  "       first_failure = coalesce(first_failure, $9),"
+							  "       last_sqlstate = $7, last_error = $8"
 							  " WHERE job_id = $1",
-							  8, types, values, nulls, false, 0);
+							  9, types, values, nulls, false, 0);
 	else if (status == CM_RUN_DEFERRED)
 		SPI_execute_with_args("UPDATE concertmaster.job_state"
-							  "   SET next_run = $2, scheduled = $3, last_status = $4"
+							  "   SET next_run = $2, scheduled = $3, origin = $4, last_status = $5"
 							  " WHERE job_id = $1",
-							  8, types, values, nulls, false, 0);
+							  9, types, values, nulls, false, 0);
 	else
 		SPI_execute_with_args("UPDATE concertmaster.job_state"
-							  "   SET next_run = $2, scheduled = $3, last_status = $4,"
-							  "       last_duration = extract(epoch FROM $8 - $5) * 1000.0, last_success = $8,"
+							  "   SET next_run = $2, scheduled = $3, origin = $4, last_status = $5,"
+							  "       last_duration = extract(epoch FROM $9 - $6) * 1000.0, last_success = $9,"
 							  "       failures_in_row = 0, first_failure = NULL,"
 							  "       last_sqlstate = NULL, last_error = NULL"
 							  " WHERE job_id = $1",
-							  8, types, values, nulls, false, 0);
+							  9, types, values, nulls, false, 0);
 }
 
 /*

@@ -9,7 +9,7 @@ use Exporter 'import';
 use Test::More;
 use ConcertmasterTest;
 
-our @EXPORT = qw(make_job arm runs launcher_pid job_pid start_call);
+our @EXPORT = qw(make_job arm runs launcher_pid job_pid start_call launcher_served);
 
 # A job "refresh public.$view" on a materialized view with this query; every
 # as an interval, or undef for a job that runs on request only.
@@ -61,6 +61,32 @@ sub job_pid
 
 	poll_sql($node, $database, "SELECT EXISTS ($sql)") or die 'no worker came';
 	return $node->safe_psql($database, $sql);
+}
+
+# Wait until the launcher has gone round: every job that was due anywhere when
+# this was called has been started, if it is started at all.  It serves the
+# database first that it served longest ago, so after three rounds of jobs made
+# due in a database of their own every other has had its turn.
+sub launcher_served
+{
+	my ($node) = @_;
+	my $made = $node->safe_psql('postgres', "SELECT count(*) FROM pg_database WHERE datname = 'marker'");
+
+	if (!$made)
+	{
+		$node->safe_psql('postgres', 'CREATE DATABASE marker');
+		$node->safe_psql('marker', 'CREATE EXTENSION concertmaster');
+		make_job($node, 'marker', 'marker', 'SELECT 1 AS a', undef);
+		arm($node, 'marker');
+	}
+	for (1 .. 3)
+	{
+		my $before = runs($node, 'marker', 'marker', 'succeeded');
+		$node->safe_psql('marker', "SELECT concertmaster.request_job('refresh public.marker')");
+		poll_sql($node, 'marker', "SELECT count(*) > $before FROM concertmaster.job_runs WHERE name = 'refresh public.marker' AND status = 'succeeded'")
+		  or die 'the launcher does not go round';
+	}
+	return;
 }
 
 # Start a psql with this input in the background; its handle, and where its

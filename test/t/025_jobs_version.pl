@@ -30,7 +30,7 @@ psql_error($node, 'd', $_,
   "SELECT concertmaster.request_job('refresh public.quick')",
   'SELECT concertmaster.resume_all()', 'SELECT concertmaster.run_due_jobs()';
 $node->wait_for_log(qr/concertmaster does nothing in database "d": the extension is of version 0\.0\.1/, $log);
-$node->safe_psql('d', 'SELECT pg_sleep(2)');
+launcher_served($node);
 my $said = slurp_file($node->logfile, $log);
 my @times = $said =~ /concertmaster does nothing in database/g;
 is(scalar @times, 1, 'a worker says it once');

@@ -23,7 +23,7 @@ ok($node->run_log([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr
 
 is($node->safe_psql('restored', "SELECT string_agg(name || ' ' || status, ', ' ORDER BY name) FROM concertmaster.jobs WHERE kind = 'refresh'"),
 	'refresh public.held unarmed, refresh public.quick unarmed', 'the jobs are there and not armed');
-$node->safe_psql('restored', 'SELECT pg_sleep(2)');
+launcher_served($node);
 is($node->safe_psql('restored', 'SELECT count(*) FROM concertmaster.job_run'), '0', 'nothing has run');
 psql_ok($node, 'restored', "CALL concertmaster.run_job('refresh public.quick')", 'by hand it can be run');
 

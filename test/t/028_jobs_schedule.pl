@@ -30,6 +30,22 @@ is($node->safe_psql('d', q{
 	'times that it missed are skipped');
 $node->safe_psql('d', "SELECT concertmaster.pause_job('refresh public.slow')");
 
+# The grid is reckoned from its first time, so that no month is too short for it.
+make_job($node, 'd', 'monthly', 'SELECT 1 AS a', '1 month');
+$node->safe_psql('d', q{
+	UPDATE concertmaster.job_state s SET next_run = '2024-01-31 12:00 UTC'
+	  FROM concertmaster.job j WHERE j.job_id = s.job_id AND j.name LIKE '%monthly'});
+$node->safe_psql('d', "CALL concertmaster.run_job('refresh public.monthly')");
+$node->safe_psql('d', q{
+	UPDATE concertmaster.job_state s SET next_run = '2024-02-29 12:00 UTC', scheduled = '2024-02-29 12:00 UTC'
+	  FROM concertmaster.job j WHERE j.job_id = s.job_id AND j.name LIKE '%monthly'});
+$node->safe_psql('d', "CALL concertmaster.run_job('refresh public.monthly')");
+is($node->safe_psql('d', q{
+	SELECT s.origin = '2024-01-31 12:00 UTC', s.scheduled = s.next_run,
+	       s.next_run = concertmaster._next_run('1 month', NULL, 'UTC', '2024-01-31 12:00 UTC', s.last_success)
+	  FROM concertmaster.job_state s JOIN concertmaster.job j USING (job_id) WHERE j.name LIKE '%monthly'}),
+	't|t|t', 'a monthly job keeps its day');
+
 # A job on request.
 make_job($node, 'd', 'asked', 'SELECT pg_sleep(1)::text AS slept', undef);
 is($node->safe_psql('d', "SELECT status FROM concertmaster.jobs WHERE name LIKE '%asked'"), 'on request', 'a job without a period waits');
@@ -38,7 +54,7 @@ job_pid($node, 'd', 'asked');
 $node->safe_psql('d', "SELECT concertmaster.request_job('refresh public.asked')");
 poll_sql($node, 'd', "SELECT count(*) FROM concertmaster.job_runs WHERE name LIKE '%asked' AND status = 'succeeded'", '2',
 	'asked for while it runs, it runs once more');
-$node->safe_psql('d', 'SELECT pg_sleep(1.5)');
+launcher_served($node);
 is($node->safe_psql('d', "SELECT count(*), max(status) FROM concertmaster.job_runs WHERE name LIKE '%asked'"), '2|succeeded', 'and then no more');
 is($node->safe_psql('d', "SELECT status FROM concertmaster.jobs WHERE name LIKE '%asked'"), 'on request', 'it waits again');
 
@@ -86,7 +102,8 @@ is($node->safe_psql('d', "SELECT count(*) > 0, bool_and(status IN ('succeeded', 
 $node->safe_psql('d', "SELECT concertmaster.pause_job('refresh public.quick')");
 poll_sql($node, 'd', 'SELECT count(*) FROM concertmaster.progress_jobs', '0');
 my $last = $node->safe_psql('d', 'SELECT max(run_id) FROM concertmaster.job_run');
-$node->safe_psql('d', 'SELECT pg_sleep(2)');
+poll_sql($node, 'd', "SELECT next_run < now() FROM concertmaster.jobs WHERE name LIKE '%quick'");
+launcher_served($node);
 is($node->safe_psql('d', 'SELECT max(run_id) FROM concertmaster.job_run'), $last, 'a paused job is not started');
 $node->safe_psql('d', "SELECT concertmaster.resume_job('refresh public.quick')");
 poll_sql($node, 'd', "SELECT max(run_id) > $last FROM concertmaster.job_run", 't', 'a resumed one is');

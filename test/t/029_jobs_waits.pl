@@ -58,6 +58,17 @@ $joe->query_safe('COMMIT');
 poll_sql($node, 'd', "SELECT count(*) FROM concertmaster.job_runs WHERE name LIKE '%gated' AND status = 'succeeded'",
 	'2', 'the request is served when it is committed', 30);
 
+# So is one that a transaction made which is older than the run.
+$gate->query_safe('SELECT pg_advisory_lock(77)');
+$joe->query_safe('BEGIN; SELECT now()');
+$node->safe_psql('d', "SELECT concertmaster.request_job('refresh public.gated')");
+job_pid($node, 'd', 'gated');
+$joe->query_safe("UPDATE concertmaster.job_state SET next_run = now(), requests = requests + 1 WHERE job_id = (SELECT job_id FROM concertmaster.job WHERE name LIKE '%gated')");
+$joe->query_safe('COMMIT');
+$gate->query_safe('SELECT pg_advisory_unlock(77)');
+poll_sql($node, 'd', "SELECT count(*) FROM concertmaster.job_runs WHERE name LIKE '%gated' AND status = 'succeeded'",
+	'4', 'a request by an older transaction is served by a run of its own', 30);
+
 # A run by hand waits for such a transaction, and can be cancelled.
 $joe->query_safe("BEGIN; SELECT concertmaster.request_job('refresh public.gated')");
 {

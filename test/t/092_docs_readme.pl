@@ -74,6 +74,7 @@ for my $sql (
 for my $cure (
 	q{SELECT concertmaster.create_monthly_partition('form_responses', '2024-05-01')},
 	q{SELECT FROM concertmaster.alter_partition_set('form_responses', start_at => '2024-01-01')},
+	q{CALL concertmaster.roll_partitions('form_responses')},
 	q{INSERT INTO form_responses (submitted_at) VALUES ('2024-05-05'), ('2024-01-01'), ('2024-12-31')},
 	q{SELECT concertmaster.manage_matview('nou', '1 hour', allow_blocking => true)})
 {
