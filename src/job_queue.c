@@ -23,8 +23,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -284,10 +282,7 @@ cm_job_remove(CmJobKind kind, Oid relid, int phase)
 	return found;
 }
 
-/*
- * The number of the job with this name; an error if there is none.  Jobs are
- * named by what their relations are called now, so renames are followed first.
- */
+/* The number of the job with this name; an error if there is none. */
 int64
 cm_job_find(const char *name)
 {
@@ -297,8 +292,6 @@ cm_job_find(const char *name)
 	bool		isnull;
 	int64		job_id = 0;
 
-	if (!RecoveryInProgress() && !XactReadOnly)
-		(void) cm_relations_try_reconcile();
 	values[0] = CStringGetTextDatum(name);
 	cm_catalog_enter(&scope);
 	SPI_execute_with_args("SELECT job_id FROM concertmaster.job WHERE name = $1",

@@ -117,12 +117,6 @@ COMMIT;
 SELECT reconcile();
 SELECT relation, setting FROM kept() WHERE kept_in = 'matview';
 SELECT * FROM wrong_map;
--- a job goes by its relation's present name at once
-ALTER MATERIALIZED VIEW a RENAME TO now_a;
-SELECT concertmaster.pause_job('refresh rename_v.now_a');
-ALTER MATERIALIZED VIEW now_a RENAME TO a;
-SELECT concertmaster.pause_job('refresh rename_v.now_a');
-SELECT concertmaster.resume_job('refresh rename_v.a');
 -- a worker does it too, whatever its job
 ALTER MATERIALIZED VIEW a RENAME TO "A of ""them""";
 CALL concertmaster.run_job('refresh rename_v.touched');
