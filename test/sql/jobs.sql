@@ -20,7 +20,7 @@ SELECT job_test.make_job('good', 'SELECT 1 AS a'), job_test.make_job('bad', 'SEL
        job_test.make_job('Quoted "name"', 'SELECT 1 AS a'), job_test.make_job(repeat('n', 63)::name, 'SELECT 1 AS a');
 
 CREATE VIEW job_test.seen AS
-SELECT name, kind, owner, status IN ('on request', 'unarmed') AS idle, paused, pid, every, next_run, last_status, runs, failures, failures_in_row, last_sqlstate, last_error
+SELECT name, kind, owner, status <> 'running' AS idle, paused, pid, every, next_run, last_status, runs, failures, failures_in_row, last_sqlstate, last_error
   FROM concertmaster.jobs WHERE name LIKE '%job_test%' ORDER BY name COLLATE "C";
 SELECT * FROM job_test.seen;
 

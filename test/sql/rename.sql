@@ -46,7 +46,9 @@ SELECT reconcile();
 SELECT * FROM kept();
 SELECT * FROM wrong_map;
 SELECT view_name, every, next_run IS NOT NULL AS scheduled FROM concertmaster.matviews WHERE schema_name = 'rename_v' AND view_name ~ '^b1';
+SET client_min_messages = warning;
 CALL concertmaster.run_job('refresh rename_v.b1');
+RESET client_min_messages;
 SELECT concertmaster.unmanage_matview('b1');
 SELECT count(*) FROM kept();
 
@@ -119,7 +121,9 @@ SELECT relation, setting FROM kept() WHERE kept_in = 'matview';
 SELECT * FROM wrong_map;
 -- a worker does it too, whatever its job
 ALTER MATERIALIZED VIEW a RENAME TO "A of ""them""";
+SET client_min_messages = warning;
 CALL concertmaster.run_job('refresh rename_v.touched');
+RESET client_min_messages;
 SELECT relation, object, setting FROM kept() WHERE setting ~ '3 hours';
 SELECT concertmaster.unmanage_matview('b'), concertmaster.unmanage_matview('c'), concertmaster.unmanage_matview('"A of ""them"""');
 

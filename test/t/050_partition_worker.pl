@@ -84,6 +84,9 @@ $node->safe_psql('d', 'ALTER TABLE s.t RENAME TO renamed');
 psql_ok($node, 'd', "SET statement_timeout = '30s'; CALL concertmaster.run_job('prune')", 'a job runs beside an open transaction');
 $writer->query_safe('ROLLBACK');
 $node->safe_psql('d', 'ALTER TABLE s.renamed RENAME TO t; DROP TABLE s.u');
+# (a door that follows names, so that the job goes by its own again)
+poll_sql($node, 'd', "SELECT count(*) FROM concertmaster.alter_partition_set('s.t') WHERE action <> 'kept'", '0', 'all partitions are there');
+poll_sql($node, 'd', "SELECT count(*) FROM concertmaster.job WHERE name = 'roll s.t'", '1', 'the job has its name back');
 
 # 3. kill -9 between CREATE TABLE and ATTACH
 $node->safe_psql('d', 'ALTER DATABASE d SET concertmaster.ddl_attempts = 10000');
