@@ -6,7 +6,8 @@
 #
 # Prints "ok - ..." or "not ok - ..." per check; leaves nothing but the outputs
 # of the demo in the folder.
-# shellcheck disable=SC2317 # functions are called by check
+# Functions are called by name, through check():
+# shellcheck disable=SC2317,SC2329
 set -uo pipefail
 tree=$(cd "$(dirname "$0")/.." && pwd)
 folder=$1
