@@ -32,7 +32,8 @@ has_perl_module() { perl -M"$1" -e 1; }
 has_universal_ctags() { ctags --version | grep Universal; }
 has_extension() { [ -e "$("$pg_config" --sharedir)/extension/$1.control" ]; }
 has_server_binaries() { [ -x "$("$pg_config" --bindir)/initdb" ] && [ -x "$("$pg_config" --bindir)/postgres" ]; }
-has_pgxs() { [ -s "$("$pg_config" --pgxs)" ]; }
+# Debian's client package brings PGXS, but not the headers that it needs.
+has_pgxs() { [ -s "$("$pg_config" --pgxs)" ] && [ -e "$("$pg_config" --includedir-server)/postgres.h" ]; }
 has_test_perl() { [ -e "$(dirname "$("$pg_config" --pgxs)")/../../src/test/perl/PostgreSQL/Test/Cluster.pm" ]; }
 
 # The major version to use: that of pg_config, else the one Debian brings.
