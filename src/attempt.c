@@ -13,6 +13,10 @@
  * A step that holds its locks and has long work to do that nobody waits for
  * calls cm_deadline_disarm() itself.
  *
+ * Where a transaction that is there to stay holds what the step needs
+ * (lock_watch.c; the caller says which locks these are), the try is not even
+ * made: it would make others queue for nothing.
+ *
  * Errors other than being put off are thrown on, after the abort.
  *
  *-------------------------------------------------------------------------
@@ -75,23 +79,64 @@ try_commit(CmStep step, void *arg, Oid userid)
 	return false;
 }
 
-/*
- * Run a step in a transaction of its own as userid, under the deadline, as
- * often as the settings allow.  Returns false if it was put off every time.
- * The caller is in no transaction, before and after.
- */
-bool
-cm_attempt_commit(CmStep step, void *arg, Oid userid)
+/* What is tried, and how. */
+typedef struct Trial
 {
-	Assert(!IsTransactionState());
+	bool		(*try) (const struct Trial *trial);
+	CmStep		step;
+	void	   *arg;
+	Oid			userid;
+	const char *sql;
+} Trial;
+
+/* Try as often as the settings allow; false if it was put off every time. */
+static bool
+keep_trying(const Trial *trial, const List *wishes)
+{
 	for (int attempt = 1;; attempt++)
 	{
-		if (try_commit(step, arg, userid))
+		if (cm_lock_stayer(wishes) == 0 && trial->try(trial))
 			return true;
 		if (attempt >= cm_ddl_attempts)
 			return false;
 		cm_retry_pause(attempt);
 	}
+}
+
+static bool
+trial_commit(const Trial *trial)
+{
+	return try_commit(trial->step, trial->arg, trial->userid);
+}
+
+/*
+ * Run a step in a transaction of its own as userid, under the deadline, as
+ * often as the settings allow.  wishes: the locks that it will ask for, as
+ * CmLockWish.  Returns false if it was put off every time.  The caller is in
+ * no transaction, before and after.
+ */
+bool
+cm_attempt_commit(CmStep step, void *arg, Oid userid, const List *wishes)
+{
+	Trial		trial = {.try = trial_commit,.step = step,.arg = arg,.userid = userid};
+
+	Assert(!IsTransactionState());
+	return keep_trying(&trial, wishes);
+}
+
+static bool
+trial_statement(const Trial *trial)
+{
+	return cm_statement_run(trial->sql, trial->userid, cm_ddl_deadline);
+}
+
+/* The same for one statement at top level. */
+bool
+cm_attempt_statement(const char *sql, Oid userid, const List *wishes)
+{
+	Trial		trial = {.try = trial_statement,.sql = sql,.userid = userid};
+
+	return keep_trying(&trial, wishes);
 }
 
 /*
@@ -165,21 +210,21 @@ try_here(CmStep step, void *arg)
 	return false;
 }
 
+static bool
+trial_here(const Trial *trial)
+{
+	return try_here(trial->step, trial->arg);
+}
+
 /*
- * Run a step in subtransactions of the caller's transaction, under the
- * deadline, as often as the settings allow.  Returns false if it was put off
- * every time.  Locks of a step that got through are the caller's until the
- * end of the transaction.
+ * Run a step in subtransactions of the caller's transaction; otherwise as
+ * cm_attempt_commit().  Locks of a step that got through are the caller's
+ * until the end of the transaction.
  */
 bool
-cm_attempt_here(CmStep step, void *arg)
+cm_attempt_here(CmStep step, void *arg, const List *wishes)
 {
-	for (int attempt = 1;; attempt++)
-	{
-		if (try_here(step, arg))
-			return true;
-		if (attempt >= cm_ddl_attempts)
-			return false;
-		cm_retry_pause(attempt);
-	}
+	Trial		trial = {.try = trial_here,.step = step,.arg = arg};
+
+	return keep_trying(&trial, wishes);
 }

@@ -7,8 +7,8 @@
  *
  *	 concertmaster -> job_launcher -> job_worker
  *	   -> { install, index, partition, matview }
- *	   -> { job_queue, job_call, attempt, relation, statement, shared_state,
- *		    settings, compat }
+ *	   -> { job_queue, job_call, attempt, lock_watch, relation, statement,
+ *		    shared_state, settings, compat }
  *
  * The rooms in the third line never call each other.  What only one room
  * needs stays in that room (static, or in <room>.h).
@@ -25,6 +25,7 @@
 
 #include "datatype/timestamp.h"
 #include "fmgr.h"
+#include "nodes/pg_list.h"
 #include "storage/lockdefs.h"
 
 #define CM_SCHEMA			"concertmaster"
@@ -72,6 +73,13 @@ typedef struct CmScope
 	bool		spi;			/* this scope connected to SPI */
 } CmScope;
 
+/* A lock that a step is going to ask for; see lock_watch.c. */
+typedef struct CmLockWish
+{
+	Oid			relid;			/* InvalidOid: every snapshot as old as ours */
+	LOCKMODE	mode;
+} CmLockWish;
+
 /* in settings.c: every GUC; see the comment above each variable there */
 extern bool cm_enabled;
 extern int	cm_max_workers;
@@ -103,10 +111,16 @@ extern bool cm_deadline_disarm(void);
 extern int	cm_lock_blocker(Oid relid, LOCKMODE mode);
 extern void cm_require_nonatomic(FunctionCallInfo fcinfo, const char *what);
 
+/* in lock_watch.c: who holds what a step will need */
+extern List *cm_lock_wish(List *wishes, Oid relid, LOCKMODE mode);
+extern int	cm_lock_holder(const List *wishes);
+extern int	cm_lock_stayer(const List *wishes);
+
 /* in attempt.c: several statements that stand or fall together, a deadline */
 typedef void (*CmStep) (void *arg);
-extern bool cm_attempt_commit(CmStep step, void *arg, Oid userid);
-extern bool cm_attempt_here(CmStep step, void *arg);
+extern bool cm_attempt_commit(CmStep step, void *arg, Oid userid, const List *wishes);
+extern bool cm_attempt_here(CmStep step, void *arg, const List *wishes);
+extern bool cm_attempt_statement(const char *sql, Oid userid, const List *wishes);
 extern void cm_lock_waits_limit(void);
 
 /* in relation.c: names, owners, who we act as */

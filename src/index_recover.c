@@ -461,5 +461,5 @@ validate_step(void *arg)
 bool
 cm_index_validate_parent(CmIndexLook *look)
 {
-	return cm_attempt_commit(validate_step, look, GetSessionUserId());
+	return cm_attempt_commit(validate_step, look, GetSessionUserId(), NIL);
 }

@@ -145,7 +145,7 @@ cm_refresh(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
-	if (!cm_attempt_here(refresh_step, &step))
+	if (!cm_attempt_here(refresh_step, &step, NIL))
 	{
 		int			pid = cm_lock_blocker(step.relid, AccessExclusiveLock);
 
@@ -189,7 +189,7 @@ cm_matview_run(const CmJob *job, CmJobOutcome *outcome)
 
 	find_view(job, &step);
 	cm_progress_report(0, 0, "refreshing %s.%s", job->schema_name, job->relation_name);
-	if (!cm_attempt_commit(refresh_step, &step, step.owner))
+	if (!cm_attempt_commit(refresh_step, &step, step.owner, NIL))
 	{
 		outcome->deferred = true;
 		outcome->blocked_by = cm_lock_blocker(step.relid, AccessExclusiveLock);

@@ -3,10 +3,9 @@
  * partition.h
  *	  What the files of the partition room say to each other.
  *
- * A point is a place on the partition key's axis, in microseconds since
- * 2000-01-01: an instant (UTC) when the key is timestamptz, a wall clock
- * reading when it is timestamp or date.  A range holds from <= key < to;
- * PG_INT64_MIN and PG_INT64_MAX stand for MINVALUE and MAXVALUE.
+ * A point is a place on the partition key's axis (partition_axis.c).  A range
+ * holds from <= key < to; DT_NOBEGIN and DT_NOEND stand for MINVALUE and
+ * MAXVALUE.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,8 +14,10 @@
 
 #include "concertmaster.h"
 
+#include "nodes/execnodes.h"
 #include "nodes/pg_list.h"
 #include "pgtime.h"
+#include "utils/timestamp.h"
 
 /* No set may plan more partitions than this: a slip of the period, not a wish. */
 #define CM_PARTITION_LIMIT	10000
@@ -30,22 +31,45 @@
 /* Leaves being made carry this comment until they are attached. */
 #define CM_PARTITION_MARK	"concertmaster: becoming a partition of "
 
-/* The width of one partition: whole months, or a number of microseconds. */
+/* What a partition key counts; see partition_axis.c. */
+typedef enum CmAxisKind
+{
+	CM_AXIS_DATE,
+	CM_AXIS_TIMESTAMP,
+	CM_AXIS_TIMESTAMPTZ,
+	CM_AXIS_EPOCH,				/* an integer: units of time since 1970 */
+	CM_AXIS_UUID,				/* uuids of version 7 */
+	CM_AXIS_NUMBER				/* an integer as it is */
+} CmAxisKind;
+
+typedef struct CmAxis
+{
+	CmAxisKind	kind;
+	Oid			key_type;		/* domains seen through */
+	int64		per_second;		/* EPOCH only */
+	pg_tz	   *zone;			/* of the bounds; not for NUMBER */
+} CmAxis;
+
+/* The width of one partition: whole months, or microseconds, or numbers. */
 typedef struct CmPeriod
 {
 	int			months;
-	int64		usecs;
+	int64		length;			/* if months is 0 */
 } CmPeriod;
 
 /* A set's settings, together with what its table dictates. */
 typedef struct CmPartitionSettings
 {
+	CmAxis		axis;
 	CmPeriod	period;
 	int			ahead;			/* whole partitions after the present one */
 	bool		has_start;
-	TimestampTz start_at;		/* of the oldest partition, if has_start */
-	pg_tz	   *zone;
-	Oid			key_type;		/* DATEOID, TIMESTAMPOID or TIMESTAMPTZOID */
+	int64		start;			/* a point in the oldest partition, if has_start */
+	bool		has_retention;
+	Interval	retention;		/* of time, */
+	int64		retention_width;	/* or of numbers */
+	bool		retention_keep; /* detach only */
+	char	   *retention_schema;	/* where detached ones go; NULL: nowhere */
 } CmPartitionSettings;
 
 /* A partition that exists, as the catalog has it. */
@@ -53,8 +77,11 @@ typedef struct CmPartition
 {
 	Oid			relid;
 	bool		is_default;		/* then from and to mean nothing */
+	bool		is_pending;		/* DETACH CONCURRENTLY is half done */
 	int64		from;
 	int64		to;
+	char	   *from_literal;	/* where the points do not say all, else NULL */
+	char	   *to_literal;
 } CmPartition;
 
 /* A partition to make. */
@@ -63,19 +90,41 @@ typedef struct CmPartitionPlanned
 	int64		from;
 	int64		to;
 	char		suffix[32];		/* of its name: _2025_01 */
+	int64		rows;			/* of the default partition that belong in it */
 } CmPartitionPlanned;
+
+/* How a leaf comes to be. */
+typedef enum CmLeafKind
+{
+	CM_LEAF_CREATE,				/* an empty table, attached */
+	CM_LEAF_DRAIN,				/* likewise, with rows of the default partition */
+	CM_LEAF_REBIND				/* the default partition itself */
+} CmLeafKind;
 
 /* Everything needed to make one leaf. */
 typedef struct CmLeaf
 {
+	CmLeafKind	kind;
 	Oid			parent;
 	Oid			owner;
-	Oid			key_type;
+	CmAxis		axis;
 	int64		from;
 	int64		to;
+	int64		rows;			/* of the default partition that go into it */
 	char		name[NAMEDATALEN];
 	bool		stale;			/* set by attach: the range is taken by now */
 } CmLeaf;
+
+/* A partition that retires, or a table that was one. */
+typedef struct CmRetiree
+{
+	Oid			relid;
+	char	   *schema_name;
+	char	   *name;
+	int64		upper_bound;	/* a point */
+	bool		is_pending;		/* its detaching was begun */
+	char	   *references;		/* what keeps it, in words; NULL: nothing */
+} CmRetiree;
 
 /* A table that was to become a leaf and will not. */
 typedef struct CmLeftover
@@ -93,41 +142,165 @@ typedef enum CmLeafResult
 	CM_LEAF_STALE				/* somebody else took the range */
 } CmLeafResult;
 
+/* Steps that differ in the locks that they take; see partition_locks.c. */
+typedef enum CmPartitionStep
+{
+	CM_STEP_ATTACH,
+	CM_STEP_DRAIN,
+	CM_STEP_DETACH,				/* also to rebind the default partition */
+	CM_STEP_FINALIZE,
+	CM_STEP_REMOVE				/* drop or move what is detached */
+} CmPartitionStep;
+
+/* All that the next pass over a set does, and what it is based on. */
+typedef struct CmPartitionWork
+{
+	Oid			parent;
+	Oid			owner;
+	CmPartitionSettings settings;
+	List	   *existing;		/* CmPartition */
+	int64		now;			/* a point */
+	bool		has_newest_value;	/* NUMBER, and there is a row */
+	Oid			rest;			/* the default partition, or InvalidOid */
+	int64		rest_rows;		/* rows that stay in it */
+	List	   *leaves;			/* CmLeaf, the most urgent first */
+	List	   *retirees;		/* CmRetiree, the oldest first */
+} CmPartitionWork;
+
+/* Settings in partition_set; the order is that of column_names. */
+typedef enum CmSetColumn
+{
+	CM_SET_PERIOD,
+	CM_SET_WIDTH,
+	CM_SET_EPOCH,
+	CM_SET_AHEAD,
+	CM_SET_START_AT,
+	CM_SET_START_VALUE,
+	CM_SET_TIMEZONE,
+	CM_SET_RETENTION,
+	CM_SET_RETENTION_WIDTH,
+	CM_SET_RETENTION_KEEP,
+	CM_SET_RETENTION_SCHEMA
+} CmSetColumn;
+
+#define CM_SET_COLUMNS	(CM_SET_RETENTION_SCHEMA + 1)
+
+/* How a pass went, for partition_set_state. */
+typedef struct CmSetReport
+{
+	const char *deferred;		/* the step that was put off, or NULL */
+	int			blocked_by;		/* pid, 0 or -1 if there is none */
+	bool		has_newest_value;
+	int64		newest_value;
+	bool		has_default;
+	int64		default_rows;
+	const ErrorData *failure;	/* NULL: none */
+} CmSetReport;
+
+/* in partition_axis.c: pure */
+extern CmAxis cm_axis(Oid key_type, const char *epoch, pg_tz *zone);
+extern bool cm_axis_is_time(const CmAxis *axis);
+extern pg_tz *cm_axis_zone(const char *name);
+extern int64 cm_axis_point(const CmAxis *axis, TimestampTz instant);
+extern TimestampTz cm_axis_instant(const CmAxis *axis, int64 point);
+extern int64 cm_axis_label(const CmAxis *axis, int64 point);
+extern int64 cm_axis_label_point(const CmAxis *axis, int64 label);
+extern int64 cm_axis_value_point(const CmAxis *axis, Datum value);
+extern int64 cm_axis_end(const CmAxis *axis);
+extern char *cm_axis_literal(const CmAxis *axis, int64 point);
+extern char *cm_axis_exact_literal(const CmAxis *axis, Datum value);
+extern char *cm_axis_range_text(const CmAxis *axis, int64 from, int64 to);
+extern void cm_axis_split(Timestamp wall, struct pg_tm *tm, fsec_t *fsec);
+extern void cm_axis_report_out_of_range(void) pg_attribute_noreturn();
+
 /* in partition_plan.c: pure */
 extern CmPeriod cm_partition_period(const Interval *period, Oid key_type);
-extern pg_tz *cm_partition_zone(const char *name);
+extern CmPeriod cm_partition_width(int64 width);
 extern List *cm_partition_plan(const CmPartitionSettings *settings,
-							   const List *existing, TimestampTz now);
+							   const List *existing, int64 now);
+extern List *cm_partition_gaps(const CmPartitionSettings *settings,
+							   const List *existing, int64 low, int64 now);
+extern List *cm_partition_outdated(const CmPartitionSettings *settings,
+								   const List *existing, int64 now);
+extern bool cm_partition_cutoff(const CmPartitionSettings *settings, int64 now, int64 *cutoff);
+extern int64 cm_partition_horizon(const CmPartitionSettings *settings, int64 now);
 extern List *cm_partition_urgent_first(const List *plan, int64 point);
-extern CmPartitionPlanned *cm_partition_month(const CmPartitionSettings *settings,
-											  int year, int month);
+extern CmPartitionPlanned *cm_partition_month(const CmAxis *axis, int year, int month);
 extern char *cm_partition_name(const char *table, const char *suffix);
-extern int64 cm_partition_point(TimestampTz instant, Oid key_type, pg_tz *zone);
-extern TimestampTz cm_partition_instant(int64 point, Oid key_type, pg_tz *zone);
-extern char *cm_partition_literal(int64 point, Oid key_type);
-extern char *cm_partition_range_text(int64 from, int64 to, Oid key_type);
 extern int64 cm_partition_covered_until(const List *existing, int64 point);
+extern int	cm_partition_compare(const ListCell *a, const ListCell *b);
 
 /* in partition_bounds.c: reads the catalog, takes no lock on user relations */
 extern Oid	cm_partition_key_type(Oid parent);
-extern List *cm_partition_existing(Oid parent);
+extern List *cm_partition_existing(Oid parent, const CmAxis *axis);
+extern const char *cm_partition_bound_sql(const List *existing, const CmAxis *axis, int64 point);
 extern CmPartition *cm_partition_overlapping(const List *existing, int64 from, int64 to);
 
 /* in partition_leaf.c: one leaf, in the transaction that is open */
+extern void cm_partition_enter(CmScope *scope, Oid owner);
+extern void cm_partition_execute(const char *sql);
+extern char *cm_partition_leaf_quoted(const CmLeaf *leaf);
 extern void cm_partition_leaf_create(void *leaf);
 extern void cm_partition_leaf_attach(void *leaf);
+extern void cm_partition_leaf_drain(void *leaf);
 extern void cm_partition_leaf_drop(void *leaf);
 
-/* in partition_leftover.c: what never became a leaf, and who would wait */
+/* in partition_locks.c: which locks each step takes */
+extern List *cm_partition_partners(Oid parent);
 extern bool cm_partition_locks_others(Oid parent);
+extern List *cm_partition_wishes(Oid parent, Oid leaf, CmPartitionStep step);
+
+/* in partition_leftover.c: what never became a leaf */
 extern List *cm_partition_leftovers(Oid parent, const char *schema_name,
 									const char *table_name, Oid userid);
 extern void cm_partition_leftover_drop(void *leftover);
 
-/* in partition_apply.c: deadlines, retries, the worker's pass */
-extern CmLeafResult cm_partition_make_here(CmLeaf *leaf);
-extern CmLeaf *cm_partition_leaf(Oid parent, Oid key_type, const CmPartitionPlanned *planned);
-extern int	cm_partition_blocker(Oid parent);
+/* in partition_set.c: a set's rows in our catalog */
 extern bool cm_partition_settings(Oid parent, CmPartitionSettings *settings);
+extern void cm_partition_set_write(Oid parent, bool is_new, const Datum *columns, const char *nulls);
+extern void cm_partition_set_clear(Oid parent, CmSetColumn number);
+extern bool cm_partition_set_delete(const char *schema_name, const char *table_name);
+extern void cm_partition_set_report(const CmJob *job, const CmSetReport *report);
+extern void cm_partition_state_write(const CmJob *job, const CmRetiree *retiree,
+									 const char *state, const char *detail);
+extern void cm_partition_state_delete(Oid relid);
+extern List *cm_partition_state_list(const char *schema_name, const char *table_name,
+									 const char *state);
+
+/* in partition_rows.c: what the rows say */
+extern bool cm_partition_newest_number(Oid parent, const List *existing, const CmAxis *axis,
+									   int64 *newest);
+extern bool cm_partition_default_low(Oid parent, Oid rest, const CmAxis *axis, int64 *low);
+extern int64 cm_partition_default_count(Oid parent, Oid rest, const CmAxis *axis, List *pieces);
+extern char *cm_partition_references(Oid parent, Oid leaf);
+extern char *cm_partition_key_name(Oid parent);
+extern char *cm_partition_columns(Oid parent);
+
+/* in partition_work.c: what the next pass does */
+extern void cm_partition_work(Oid parent, CmPartitionWork *work);
+extern CmLeaf *cm_partition_leaf(Oid parent, const CmAxis *axis, const CmPartitionPlanned *planned);
+
+/* in partition_apply.c: one leaf, under deadlines and with retries */
+extern CmLeafResult cm_partition_make_here(CmLeaf *leaf);
+extern CmLeafResult cm_partition_make(CmLeaf *leaf);
+
+/* in partition_default.c: beside a default partition */
+extern CmLeafResult cm_partition_rebind(CmLeaf *leaf);
+extern bool cm_partition_prove(const CmPartitionWork *work);
+extern bool cm_partition_prove_no_more(const CmPartitionWork *work);
+
+/* in partition_call.c: what the doors share */
+extern void cm_partition_require_writable(const char *what);
+extern Oid	cm_partition_open_door(Oid parent, const char *what);
+extern void cm_partition_report_no_set(const char *name);
+extern void cm_partition_put_leaf(ReturnSetInfo *result, const List *existing,
+								  const CmLeaf *leaf, const char *action);
+extern void cm_partition_put_existing(ReturnSetInfo *result, const CmAxis *axis,
+									  const List *existing, const CmPartition *partition,
+									  const char *action, const char *detail);
+
+/* in partition_retire.c: detach, then drop or keep */
+extern bool cm_partition_retire(const CmJob *job, const CmPartitionWork *work,
+								const CmRetiree *retiree);
 
 #endif							/* CM_PARTITION_H */

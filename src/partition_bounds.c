@@ -57,7 +57,7 @@ report_not_partitioned(Oid relid)
 			 errhint("Create it with PARTITION BY RANGE on a column of type date or timestamp.") : 0));
 }
 
-/* Refuse keys that have no calendar. */
+/* Refuse keys that cannot be counted along. */
 static void
 report_key(Oid parent, const char *detail)
 {
@@ -65,7 +65,26 @@ report_key(Oid parent, const char *detail)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("cannot manage the partitions of table \"%s\"", get_rel_name(parent)),
 			 errdetail("%s", detail),
-			 errhint("Partition the table BY RANGE on one column of type date, timestamp or timestamptz.")));
+			 errhint("Partition the table BY RANGE on one column of type date, timestamp, timestamptz, integer or uuid (version 7).")));
+}
+
+/* Can partitions of this type of key be managed? */
+static bool
+is_key_type(Oid type)
+{
+	switch (type)
+	{
+		case DATEOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case UUIDOID:
+			return true;
+		default:
+			return false;
+	}
 }
 
 /* The type of the one column that a table is partitioned by, domains seen through. */
@@ -88,20 +107,20 @@ read_key_type(Oid parent, Form_pg_partitioned_table form)
 
 	get_atttypetypmodcoll(parent, attnum, &type, &typmod, &collation);
 	type = getBaseType(type);
-	if (type != DATEOID && type != TIMESTAMPOID && type != TIMESTAMPTZOID)
+	if (!is_key_type(type))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("cannot manage the partitions of table \"%s\"", get_rel_name(parent)),
 				 errdetail("Its partition key \"%s\" is of type %s.",
 						   get_attname(parent, attnum, false), format_type_be(type)),
-				 errhint("Partition the table by a column of type date, timestamp or timestamptz.")));
+				 errhint("Partition the table by a column of type date, timestamp, timestamptz, integer or uuid (version 7).")));
 	return type;
 }
 
 /*
- * The type of the partition key: DATEOID, TIMESTAMPOID or TIMESTAMPTZOID.
- * Refuses everything that is not a permanent table partitioned by range of
- * one such column.
+ * The type of the partition key, one of those of is_key_type().  Refuses
+ * everything that is not a permanent table partitioned by range of one such
+ * column.
  */
 Oid
 cm_partition_key_type(Oid parent)
@@ -121,9 +140,9 @@ cm_partition_key_type(Oid parent)
 	return type;
 }
 
-/* One end of a range as a point. */
+/* One end of a range as a point, and as a literal where that says more. */
 static int64
-read_bound(const PartitionRangeDatum *bound)
+read_bound(const CmAxis *axis, const PartitionRangeDatum *bound, char **literal)
 {
 	Const	   *value;
 
@@ -132,22 +151,13 @@ read_bound(const PartitionRangeDatum *bound)
 	if (bound->kind == PARTITION_RANGE_DATUM_MAXVALUE)
 		return DT_NOEND;
 	value = castNode(Const, bound->value);
-	if (value->consttype == DATEOID)
-	{
-		DateADT		date = DatumGetDateADT(value->constvalue);
-
-		if (DATE_IS_NOBEGIN(date))
-			return DT_NOBEGIN;
-		if (DATE_IS_NOEND(date))
-			return DT_NOEND;
-		return date * USECS_PER_DAY;
-	}
-	return DatumGetTimestamp(value->constvalue);
+	*literal = cm_axis_exact_literal(axis, value->constvalue);
+	return cm_axis_value_point(axis, value->constvalue);
 }
 
 /* What the catalog says about one child, or NULL if it is gone by now. */
 static CmPartition *
-read_partition(Oid relid)
+read_partition(Oid relid, const CmAxis *axis)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	CmPartition *partition = NULL;
@@ -166,8 +176,10 @@ read_partition(Oid relid)
 		partition->is_default = spec->is_default;
 		if (!spec->is_default)
 		{
-			partition->from = read_bound(linitial_node(PartitionRangeDatum, spec->lowerdatums));
-			partition->to = read_bound(linitial_node(PartitionRangeDatum, spec->upperdatums));
+			partition->from = read_bound(axis, linitial_node(PartitionRangeDatum, spec->lowerdatums),
+										 &partition->from_literal);
+			partition->to = read_bound(axis, linitial_node(PartitionRangeDatum, spec->upperdatums),
+									   &partition->to_literal);
 		}
 	}
 	ReleaseSysCache(tuple);
@@ -180,7 +192,7 @@ read_partition(Oid relid)
  * is not free before that is finished.
  */
 List *
-cm_partition_existing(Oid parent)
+cm_partition_existing(Oid parent, const CmAxis *axis)
 {
 	Relation	inherits = table_open(InheritsRelationId, AccessShareLock);
 	List	   *result = NIL;
@@ -193,10 +205,13 @@ cm_partition_existing(Oid parent)
 	scan = systable_beginscan(inherits, InheritsParentIndexId, true, NULL, 1, &key);
 	while ((tuple = systable_getnext(scan)) != NULL)
 	{
-		CmPartition *partition = read_partition(((Form_pg_inherits) GETSTRUCT(tuple))->inhrelid);
+		Form_pg_inherits form = (Form_pg_inherits) GETSTRUCT(tuple);
+		CmPartition *partition = read_partition(form->inhrelid, axis);
 
-		if (partition != NULL)
-			result = lappend(result, partition);
+		if (partition == NULL)
+			continue;
+		partition->is_pending = form->inhdetachpending;
+		result = lappend(result, partition);
 	}
 	systable_endscan(scan);
 	table_close(inherits, AccessShareLock);
@@ -219,87 +234,141 @@ cm_partition_overlapping(const List *existing, int64 from, int64 to)
 	return NULL;
 }
 
+/* The exact literal of a partition's bound at a point, or NULL. */
+static const char *
+literal_at(const CmPartition *partition, int64 point)
+{
+	if (partition->is_default)
+		return NULL;
+	return partition->from == point ? partition->from_literal :
+		partition->to == point ? partition->to_literal : NULL;
+}
+
 /*
- * The partitions of a table for the listing views: none when it is gone or
- * not ours to read, where the doors would raise an error.
+ * The literal of a bound to make, quoted for FOR VALUES: that of the bound
+ * that exists at this point, if one does, so that neighbours meet.
+ */
+const char *
+cm_partition_bound_sql(const List *existing, const CmAxis *axis, int64 point)
+{
+	ListCell   *cell;
+
+	if (point == DT_NOBEGIN)
+		return "MINVALUE";
+	if (point == DT_NOEND)
+		return "MAXVALUE";
+	foreach(cell, existing)
+	{
+		const char *literal = literal_at(lfirst(cell), point);
+
+		if (literal != NULL)
+			return quote_literal_cstr(literal);
+	}
+	return quote_literal_cstr(cm_axis_literal(axis, point));
+}
+
+/*
+ * The axis of a table for the listing views.  False when it is gone or not of
+ * a kind that we manage, where the doors would raise an error.
  */
 static bool
-readable_set(Oid parent, Oid *key_type)
+readable_axis(Oid parent, pg_tz *zone, const char *epoch, CmAxis *axis)
 {
 	HeapTuple	tuple = SearchSysCache1(PARTRELID, ObjectIdGetDatum(parent));
 	Form_pg_partitioned_table form;
+	Oid			type = InvalidOid;
 	int32		typmod;
 	Oid			collation;
 
 	if (!HeapTupleIsValid(tuple))
 		return false;
 	form = (Form_pg_partitioned_table) GETSTRUCT(tuple);
-	*key_type = InvalidOid;
 	if (form->partstrat == PARTITION_STRATEGY_RANGE && form->partnatts == 1 &&
 		form->partattrs.values[0] != 0)
 	{
-		get_atttypetypmodcoll(parent, form->partattrs.values[0], key_type, &typmod, &collation);
-		*key_type = getBaseType(*key_type);
+		get_atttypetypmodcoll(parent, form->partattrs.values[0], &type, &typmod, &collation);
+		type = getBaseType(type);
 	}
 	ReleaseSysCache(tuple);
-	return *key_type == DATEOID || *key_type == TIMESTAMPOID || *key_type == TIMESTAMPTZOID;
+	if (!is_key_type(type))
+		return false;
+	if (type != INT2OID && type != INT4OID && type != INT8OID)
+		epoch = NULL;
+	*axis = cm_axis(type, epoch, zone);
+	return true;
 }
 
-/* _partitions(parent oid, timezone text): leaf, range_from, range_to, is_default */
+/* Arguments of the two functions below: parent oid, timezone text, epoch text */
+static bool
+axis_of_arguments(FunctionCallInfo fcinfo, Oid *parent, CmAxis *axis)
+{
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		return false;
+	*parent = PG_GETARG_OID(0);
+	return readable_axis(*parent, cm_axis_zone(text_to_cstring(PG_GETARG_TEXT_PP(1))),
+						 PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2)), axis);
+}
+
+/*
+ * _partitions(parent, timezone, epoch): leaf, range_from, range_to, is_default,
+ * is_pending
+ */
 Datum
 cm__partitions(PG_FUNCTION_ARGS)
 {
-	Oid			parent = PG_GETARG_OID(0);
-	pg_tz	   *zone = cm_partition_zone(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	Oid			key_type;
+	Oid			parent;
+	CmAxis		axis;
 	ListCell   *cell;
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (!readable_set(parent, &key_type))
+	if (!axis_of_arguments(fcinfo, &parent, &axis))
 		return (Datum) 0;
-	foreach(cell, cm_partition_existing(parent))
+	foreach(cell, cm_partition_existing(parent, &axis))
 	{
 		CmPartition *partition = lfirst(cell);
-		bool		unbounded = partition->is_default;
-		Datum		values[4];
-		bool		nulls[4] = {false, unbounded, unbounded, false};
+		bool		no_time = partition->is_default || !cm_axis_is_time(&axis);
+		Datum		values[5] = {0};
+		bool		nulls[5] = {false, no_time, no_time, false, false};
 
 		values[0] = ObjectIdGetDatum(partition->relid);
-		values[1] = TimestampTzGetDatum(cm_partition_instant(partition->from, key_type, zone));
-		values[2] = TimestampTzGetDatum(cm_partition_instant(partition->to, key_type, zone));
+		if (!no_time)
+		{
+			values[1] = TimestampTzGetDatum(cm_axis_instant(&axis, partition->from));
+			values[2] = TimestampTzGetDatum(cm_axis_instant(&axis, partition->to));
+		}
 		values[3] = BoolGetDatum(partition->is_default);
+		values[4] = BoolGetDatum(partition->is_pending);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;
 }
 
 /*
- * _partition_summary(parent oid, timezone text): partitions, first_bound,
- * last_bound, covered_until
+ * _partition_summary(parent, timezone, epoch): partitions, first_bound,
+ * last_bound, covered_until, last_value
  */
 Datum
 cm__partition_summary(PG_FUNCTION_ARGS)
 {
-	Oid			parent = PG_GETARG_OID(0);
-	pg_tz	   *zone = cm_partition_zone(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	TupleDesc	desc;
-	Oid			key_type;
+	Oid			parent;
+	CmAxis		axis;
 	List	   *existing;
 	int64		first = DT_NOEND;
 	int64		last = DT_NOBEGIN;
 	int64		now;
-	Datum		values[4];
-	bool		nulls[4] = {false, true, true, true};
+	bool		any = false;
+	Datum		values[5] = {0};
+	bool		nulls[5] = {false, true, true, true, true};
 	ListCell   *cell;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	if (!readable_set(parent, &key_type))
+	if (!axis_of_arguments(fcinfo, &parent, &axis))
 		PG_RETURN_NULL();
 
-	existing = cm_partition_existing(parent);
-	now = cm_partition_point(GetCurrentTransactionStartTimestamp(), key_type, zone);
+	existing = cm_partition_existing(parent, &axis);
 	foreach(cell, existing)
 	{
 		CmPartition *partition = lfirst(cell);
@@ -308,12 +377,21 @@ cm__partition_summary(PG_FUNCTION_ARGS)
 			continue;
 		first = Min(first, partition->from);
 		last = Max(last, partition->to);
-		nulls[1] = nulls[2] = nulls[3] = false;
+		any = true;
 	}
 	values[0] = Int32GetDatum(list_length(existing));
-	values[1] = TimestampTzGetDatum(cm_partition_instant(first, key_type, zone));
-	values[2] = TimestampTzGetDatum(cm_partition_instant(last, key_type, zone));
-	values[3] = TimestampTzGetDatum(cm_partition_instant(cm_partition_covered_until(existing, now),
-														 key_type, zone));
+	if (any && cm_axis_is_time(&axis))
+	{
+		now = cm_axis_point(&axis, GetCurrentTransactionStartTimestamp());
+		values[1] = TimestampTzGetDatum(cm_axis_instant(&axis, first));
+		values[2] = TimestampTzGetDatum(cm_axis_instant(&axis, last));
+		values[3] = TimestampTzGetDatum(cm_axis_instant(&axis, cm_partition_covered_until(existing, now)));
+		nulls[1] = nulls[2] = nulls[3] = false;
+	}
+	else if (any)
+	{
+		values[4] = Int64GetDatum(last);
+		nulls[4] = false;
+	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }

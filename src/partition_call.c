@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * partition_call.c
- *	  The SQL doors of the partition room.
+ *	  The SQL doors of the partition room that make and show.
  *
- * Functions (create_monthly_partition, create_partition_set,
- * alter_partition_set, forget_partition_set, plan_partitions) work in the
- * caller's transaction, so they are all or nothing: partitions are made in
- * subtransactions, under the deadline and with retries, and whatever locks a
- * partition took are held until the caller commits.  roll_partitions() is a
- * procedure: workers make the partitions, in transactions of their own.
+ * create_monthly_partition() works in the caller's transaction: the partition
+ * is made in a subtransaction, under the deadline and with retries, and
+ * whatever locks it took are held until the caller commits.  plan_partitions()
+ * shows what the next pass does.  roll_partitions() is a procedure: workers do
+ * the passes, in transactions of their own; for a set where there is nothing
+ * to do none is started.
  *
  * Every door asks first whether the caller owns the table, then works as the
  * table's owner (partition_leaf.c) or the extension's (catalog tables).
@@ -32,37 +32,23 @@
 #include "partition.h"
 
 PG_FUNCTION_INFO_V1(cm_create_monthly_partition);
-PG_FUNCTION_INFO_V1(cm_create_partition_set);
-PG_FUNCTION_INFO_V1(cm_alter_partition_set);
-PG_FUNCTION_INFO_V1(cm_forget_partition_set);
-PG_FUNCTION_INFO_V1(cm_forget_partition_set_by_name);
 PG_FUNCTION_INFO_V1(cm_plan_partitions);
 PG_FUNCTION_INFO_V1(cm_roll_partitions);
 PG_FUNCTION_INFO_V1(cm__partition_plan);
 
-/* Refuse NULL where a value is needed. */
-static void
-require_argument(FunctionCallInfo fcinfo, int number, const char *name)
-{
-	if (PG_ARGISNULL(number))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"%s\" must not be null", name)));
-}
-
 /* Refuse on a standby and in a read-only transaction. */
-static void
-require_writable(const char *what)
+void
+cm_partition_require_writable(const char *what)
 {
 	cm_require_primary(what);
 	PreventCommandIfReadOnly(what);
 }
 
 /* What every door that changes a table asks first.  Returns the key's type. */
-static Oid
-open_door(Oid parent, const char *what)
+Oid
+cm_partition_open_door(Oid parent, const char *what)
 {
-	require_writable(what);
+	cm_partition_require_writable(what);
 	if (!OidIsValid(parent) || get_rel_name(parent) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -71,17 +57,27 @@ open_door(Oid parent, const char *what)
 	return cm_partition_key_type(parent);
 }
 
+/* A table that is no set. */
+void
+cm_partition_report_no_set(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("table \"%s\" is not a partition set", name),
+			 errhint("Call concertmaster.create_partition_set() for it.")));
+}
+
 /* The lock was not to be had: say by whom. */
 static void
 report_deferred(const CmLeaf *leaf)
 {
-	int			pid = cm_partition_blocker(leaf->parent);
+	int			pid = cm_lock_holder(cm_partition_wishes(leaf->parent, InvalidOid, CM_STEP_ATTACH));
 
 	ereport(ERROR,
 			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 			 errmsg("could not make partition \"%s\" of table \"%s\" in time",
 					leaf->name, get_rel_name(leaf->parent)),
-			 pid != 0 ? errdetail("Process %d holds a lock that is needed.", pid) :
+			 pid > 0 ? errdetail("Process %d holds a lock that is needed.", pid) :
 			 errdetail("A lock that is needed was not available in %d tries of %d ms.",
 					   cm_ddl_attempts, cm_ddl_deadline),
 			 errhint("Try again, or raise \"concertmaster.ddl_attempts\".")));
@@ -96,9 +92,9 @@ report_overlap(const CmLeaf *leaf, const CmPartition *other)
 			 errmsg("partition \"%s\" would overlap partition \"%s\"",
 					leaf->name, get_rel_name(other->relid)),
 			 errdetail("It would hold values %s; \"%s\" holds values %s.",
-					   cm_partition_range_text(leaf->from, leaf->to, leaf->key_type),
+					   cm_axis_range_text(&leaf->axis, leaf->from, leaf->to),
 					   get_rel_name(other->relid),
-					   cm_partition_range_text(other->from, other->to, leaf->key_type)),
+					   cm_axis_range_text(&leaf->axis, other->from, other->to)),
 			 errhint("Choose a month that no partition holds any part of, or see concertmaster.create_partition_set(), which fills the gaps between partitions.")));
 }
 
@@ -109,6 +105,7 @@ cm_create_monthly_partition(PG_FUNCTION_ARGS)
 	char	   *table_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	DateADT		date = PG_GETARG_DATEADT(1);
 	CmPartitionSettings settings = {0};
+	Oid			key_type;
 	char	   *schema_part;
 	char	   *name_part;
 	Oid			parent = cm_relation_parse(table_name, &schema_part, &name_part);
@@ -118,7 +115,7 @@ cm_create_monthly_partition(PG_FUNCTION_ARGS)
 	int			month;
 	int			day;
 
-	require_writable("create_monthly_partition()");
+	cm_partition_require_writable("create_monthly_partition()");
 	if (!OidIsValid(parent))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -128,19 +125,25 @@ cm_create_monthly_partition(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("start date of a partition must be finite")));
-	settings.key_type = open_door(parent, "create_monthly_partition()");
+	key_type = cm_partition_open_door(parent, "create_monthly_partition()");
 	cm_relations_reconcile();
 
 	/* Outside a set, months begin where the session's literals would put them. */
 	if (!cm_partition_settings(parent, &settings))
-		settings.zone = session_timezone;
+		settings.axis = cm_axis(key_type, NULL, session_timezone);
+	if (!cm_axis_is_time(&settings.axis))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("cannot make a monthly partition of table \"%s\"", get_rel_name(parent)),
+				 errdetail("Its partition key is a number of type %s.", format_type_be(key_type)),
+				 errhint("If it counts time since 1970, say so: concertmaster.create_partition_set(..., epoch => 'seconds').")));
 	j2date(date + POSTGRES_EPOCH_JDATE, &year, &month, &day);
-	planned = cm_partition_month(&settings, year, month);
-	leaf = cm_partition_leaf(parent, settings.key_type, planned);
+	planned = cm_partition_month(&settings.axis, year, month);
+	leaf = cm_partition_leaf(parent, &settings.axis, planned);
 
 	for (;;)
 	{
-		CmPartition *other = cm_partition_overlapping(cm_partition_existing(parent),
+		CmPartition *other = cm_partition_overlapping(cm_partition_existing(parent, &settings.axis),
 													  leaf->from, leaf->to);
 		CmLeafResult result;
 
@@ -163,344 +166,120 @@ cm_create_monthly_partition(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Refuse settings that no table could have. */
-static void
-check_numbers(int ahead, bool has_start, TimestampTz start_at)
+/* A row of what a door returns. */
+typedef struct PartitionRow
 {
-	if (ahead < 0 || ahead > CM_PARTITION_LIMIT)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid number of partitions ahead: %d", ahead),
-				 errdetail("It must be between 0 and %d.", CM_PARTITION_LIMIT)));
-	if (has_start && TIMESTAMP_NOT_FINITE(start_at))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("start of a partition set must be finite")));
-}
+	const CmAxis *axis;
+	const List *all;			/* partitions whose bounds are there */
+	const CmPartition *existing;	/* the one the row is about, or */
+	int64		from;			/* the range of one to make */
+	int64		to;
+	const char *name;
+	const char *action;
+	int64		rows;			/* 0: none are moved */
+	const char *detail;			/* or NULL */
+} PartitionRow;
 
-/* Write the set's row.  Where all is given it may be new; otherwise what is NULL stays. */
-static void
-write_set(Oid parent, const Interval *period, const int *ahead,
-		  const TimestampTz *start_at, const char *timezone)
+/* bounds as in SQL */
+static char *
+bounds_text(const PartitionRow *row)
 {
-	Oid			types[6] = {TEXTOID, TEXTOID, INTERVALOID, INT4OID, TIMESTAMPTZOID, TEXTOID};
-	Datum		values[6];
-	char		nulls[6] = {' ', ' ', 'n', 'n', 'n', 'n'};
-	const char *sql;
-	CmScope		scope;
+	const CmPartition *partition = row->existing;
 
-	values[0] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(parent)));
-	values[1] = CStringGetTextDatum(get_rel_name(parent));
-	values[2] = values[3] = values[4] = values[5] = (Datum) 0;
-	if (period != NULL)
-		values[2] = IntervalPGetDatum(period), nulls[2] = ' ';
-	if (ahead != NULL)
-		values[3] = Int32GetDatum(*ahead), nulls[3] = ' ';
-	if (start_at != NULL)
-		values[4] = TimestampTzGetDatum(*start_at), nulls[4] = ' ';
-	if (timezone != NULL)
-		values[5] = CStringGetTextDatum(timezone), nulls[5] = ' ';
-
-	cm_catalog_enter(&scope);
-	cm_relation_remember(parent);
-	if (period != NULL && ahead != NULL && timezone != NULL)
-		sql = "INSERT INTO concertmaster.partition_set"
-			" (schema_name, table_name, period, ahead, start_at, timezone)"
-			" VALUES ($1, $2, $3, $4, $5, $6)"
-			" ON CONFLICT (schema_name, table_name) DO UPDATE SET period = EXCLUDED.period,"
-			" ahead = EXCLUDED.ahead, start_at = EXCLUDED.start_at, timezone = EXCLUDED.timezone";
-	else
-		sql = "UPDATE concertmaster.partition_set SET"
-			" period = coalesce($3, period), ahead = coalesce($4, ahead),"
-			" start_at = coalesce($5, start_at), timezone = coalesce($6, timezone)"
-			" WHERE schema_name = $1 AND table_name = $2";
-	SPI_execute_with_args(sql, 6, types, values, nulls, false, 0);
-	cm_scope_leave(&scope);
-}
-
-/* How often the set is looked at: hourly, or often enough for short periods. */
-static void
-schedule_roll(Oid parent, const CmPartitionSettings *settings, bool run_now)
-{
-	Interval	every = {.time = USECS_PER_HOUR};
-
-	if (settings->period.months == 0 && settings->period.usecs / 2 < every.time)
-		every.time = Max(USECS_PER_SEC, settings->period.usecs / 2);
-	(void) cm_job_upsert(CM_JOB_ROLL, parent, 0, &every, run_now);
+	if (partition != NULL)
+		return partition->is_default ? pstrdup("DEFAULT") :
+			psprintf("FOR VALUES FROM (%s) TO (%s)",
+					 cm_partition_bound_sql(row->all, row->axis, partition->from),
+					 cm_partition_bound_sql(row->all, row->axis, partition->to));
+	return psprintf("FOR VALUES FROM (%s) TO (%s)",
+					cm_partition_bound_sql(row->all, row->axis, row->from),
+					cm_partition_bound_sql(row->all, row->axis, row->to));
 }
 
 /* One row of what a door did, or of what it would do. */
 static void
-put_row(ReturnSetInfo *result, const CmPartitionSettings *settings, const char *name,
-		const CmPartition *existing, const CmPartitionPlanned *planned, const char *action)
+put_row(ReturnSetInfo *result, const PartitionRow *row)
 {
 	NameData	partition;
-	bool		unbounded = existing != NULL && existing->is_default;
-	Datum		values[4];
-	bool		nulls[4] = {false, unbounded, unbounded, false};
+	const CmPartition *existing = row->existing;
+	bool		no_time = (existing != NULL && existing->is_default) || !cm_axis_is_time(row->axis);
+	Datum		values[7] = {0};
+	bool		nulls[7] = {false, no_time, no_time, false, false, row->rows == 0, row->detail == NULL};
 
-	namestrcpy(&partition, name);
+	namestrcpy(&partition, row->name);
 	values[0] = NameGetDatum(&partition);
-	values[1] = TimestampTzGetDatum(cm_partition_instant(existing ? existing->from : planned->from,
-														 settings->key_type, settings->zone));
-	values[2] = TimestampTzGetDatum(cm_partition_instant(existing ? existing->to : planned->to,
-														 settings->key_type, settings->zone));
-	values[3] = CStringGetTextDatum(action);
+	if (!no_time)
+	{
+		values[1] = TimestampTzGetDatum(cm_axis_instant(row->axis, existing ? existing->from : row->from));
+		values[2] = TimestampTzGetDatum(cm_axis_instant(row->axis, existing ? existing->to : row->to));
+	}
+	values[3] = CStringGetTextDatum(row->action);
+	values[4] = CStringGetTextDatum(bounds_text(row));
+	values[5] = Int64GetDatum(row->rows);
+	if (row->detail != NULL)
+		values[6] = CStringGetTextDatum(row->detail);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
-/* list_sort comparator by lower bound, the default partition last. */
+/* A row for a partition to make, or made. */
+void
+cm_partition_put_leaf(ReturnSetInfo *result, const List *existing, const CmLeaf *leaf, const char *action)
+{
+	PartitionRow row = {.axis = &leaf->axis,.all = existing,.name = leaf->name,
+	.from = leaf->from,.to = leaf->to,.action = action,.rows = leaf->rows};
+
+	put_row(result, &row);
+}
+
+/* A row for a partition that is there. */
+void
+cm_partition_put_existing(ReturnSetInfo *result, const CmAxis *axis, const List *existing,
+						  const CmPartition *partition, const char *action, const char *detail)
+{
+	PartitionRow row = {.axis = axis,.all = existing,.existing = partition,
+	.name = get_rel_name(partition->relid),.action = action,.detail = detail};
+
+	if (row.name != NULL)
+		put_row(result, &row);
+}
+
+/* What the next pass does with a partition that is there. */
+static const char *
+action_for(const CmPartitionWork *work, const CmPartition *partition, const char **detail)
+{
+	ListCell   *lc;
+
+	*detail = NULL;
+	foreach(lc, work->retirees)
+	{
+		const CmRetiree *retiree = lfirst(lc);
+
+		if (retiree->relid != partition->relid)
+			continue;
+		*detail = retiree->references;
+		if (retiree->references != NULL)
+			return "kept";
+		if (retiree->is_pending)
+			return "finalize";
+		return work->settings.retention_keep ? "detach" : "drop";
+	}
+	return "kept";
+}
+
+static const char *
+action_for_leaf(const CmLeaf *leaf)
+{
+	return leaf->kind == CM_LEAF_DRAIN ? "drain" : leaf->kind == CM_LEAF_REBIND ? "rebind" : "create";
+}
+
+/* list_sort comparator of leaves by bound. */
 static int
-compare_existing(const ListCell *a, const ListCell *b)
+compare_leaves(const ListCell *a, const ListCell *b)
 {
-	const CmPartition *x = lfirst(a);
-	const CmPartition *y = lfirst(b);
+	const CmLeaf *x = lfirst(a);
+	const CmLeaf *y = lfirst(b);
 
-	if (x->is_default != y->is_default)
-		return x->is_default ? 1 : -1;
 	return x->from < y->from ? -1 : (x->from > y->from ? 1 : 0);
-}
-
-/* Rows for the partitions that are there. */
-static void
-put_existing(ReturnSetInfo *result, const CmPartitionSettings *settings, List *existing)
-{
-	ListCell   *cell;
-
-	list_sort(existing, compare_existing);
-	foreach(cell, existing)
-	{
-		CmPartition *partition = lfirst(cell);
-		char	   *name = get_rel_name(partition->relid);
-
-		if (name != NULL)
-			put_row(result, settings, name, partition, NULL, "kept");
-	}
-}
-
-/*
- * Make what the plan wants, in the caller's transaction, and say so row by
- * row.  Returns false if something was left to the job: a lock was not to be
- * had, or it was too much for one transaction.
- *
- * Where attaching locks tables that others use, one partition is enough: they
- * would wait until the caller commits, for all that comes between.
- */
-static bool
-make_planned(Oid parent, const CmPartitionSettings *settings, ReturnSetInfo *result)
-{
-	TimestampTz now = GetCurrentTransactionStartTimestamp();
-	int64		point = cm_partition_point(now, settings->key_type, settings->zone);
-	List	   *existing = cm_partition_existing(parent);
-	List	   *plan;
-	int			limit = cm_partition_locks_others(parent) ? 1 : CM_PARTITION_AT_ONCE;
-	bool		deferred = false;
-	int			made = 0;
-	ListCell   *cell;
-
-	put_existing(result, settings, existing);
-restart:
-	plan = cm_partition_plan(settings, existing, now);
-	foreach(cell, cm_partition_urgent_first(plan, point))
-	{
-		CmLeaf	   *leaf = cm_partition_leaf(parent, settings->key_type, lfirst(cell));
-		CmLeafResult came_to = CM_LEAF_DEFERRED;
-
-		if (!deferred && made < limit)
-			came_to = cm_partition_make_here(leaf);
-		if (came_to == CM_LEAF_STALE)
-		{
-			existing = cm_partition_existing(parent);
-			goto restart;
-		}
-		made++;
-		deferred = came_to == CM_LEAF_DEFERRED;
-		put_row(result, settings, leaf->name, NULL, lfirst(cell),
-				deferred ? "deferred" : "created");
-	}
-	return !deferred;
-}
-
-/*
- * Make the partitions of a set whose row has just been written, and its job.
- * What could not be made is made by the job, which then is due at once.
- */
-static void
-apply_set(Oid parent, ReturnSetInfo *result)
-{
-	CmPartitionSettings settings = {0};
-	bool		complete;
-
-	if (!cm_partition_settings(parent, &settings))
-		elog(ERROR, "partition set of table %u was not written", parent);
-	complete = make_planned(parent, &settings, result);
-	schedule_roll(parent, &settings, !complete);
-	if (!complete)
-		ereport(NOTICE,
-				(errmsg("some partitions of table \"%s\" are not made yet",
-						get_rel_name(parent)),
-				 errdetail("A lock that is needed was not available, or they are too many for one transaction, or others would wait for its end."),
-				 errhint("The set's job goes on with them; see the view concertmaster.partition_sets.")));
-}
-
-/* create_partition_set(parent, period, ahead, start_at, timezone) */
-Datum
-cm_create_partition_set(PG_FUNCTION_ARGS)
-{
-	Oid			parent;
-	Oid			key_type;
-	Interval   *period;
-	int			ahead;
-	TimestampTz start_at = 0;
-	char	   *timezone;
-
-	require_argument(fcinfo, 0, "parent");
-	require_argument(fcinfo, 1, "period");
-	require_argument(fcinfo, 2, "ahead");
-	require_argument(fcinfo, 4, "timezone");
-	parent = PG_GETARG_OID(0);
-	period = PG_GETARG_INTERVAL_P(1);
-	ahead = PG_GETARG_INT32(2);
-	if (!PG_ARGISNULL(3))
-		start_at = PG_GETARG_TIMESTAMPTZ(3);
-	timezone = text_to_cstring(PG_GETARG_TEXT_PP(4));
-
-	key_type = open_door(parent, "create_partition_set()");
-	(void) cm_partition_period(period, key_type);
-	(void) cm_partition_zone(timezone);
-	check_numbers(ahead, !PG_ARGISNULL(3), start_at);
-
-	InitMaterializedSRF(fcinfo, 0);
-	cm_relations_reconcile();
-	write_set(parent, period, &ahead, PG_ARGISNULL(3) ? NULL : &start_at, timezone);
-	apply_set(parent, (ReturnSetInfo *) fcinfo->resultinfo);
-	return (Datum) 0;
-}
-
-/* A table that is no set. */
-static void
-report_no_set(const char *name)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("table \"%s\" is not a partition set", name),
-			 errhint("Call concertmaster.create_partition_set() for it.")));
-}
-
-/* alter_partition_set(parent, period, ahead, start_at, timezone) */
-Datum
-cm_alter_partition_set(PG_FUNCTION_ARGS)
-{
-	CmPartitionSettings settings = {0};
-	Oid			parent;
-	Oid			key_type;
-	Interval   *period = PG_ARGISNULL(1) ? NULL : PG_GETARG_INTERVAL_P(1);
-	int			ahead = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT32(2);
-	TimestampTz start_at = PG_ARGISNULL(3) ? 0 : PG_GETARG_TIMESTAMPTZ(3);
-	char	   *timezone = PG_ARGISNULL(4) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(4));
-
-	require_argument(fcinfo, 0, "parent");
-	parent = PG_GETARG_OID(0);
-	key_type = open_door(parent, "alter_partition_set()");
-	cm_relations_reconcile();
-	if (!cm_partition_settings(parent, &settings))
-		report_no_set(get_rel_name(parent));
-	if (period != NULL)
-		(void) cm_partition_period(period, key_type);
-	if (timezone != NULL)
-		(void) cm_partition_zone(timezone);
-	check_numbers(ahead, !PG_ARGISNULL(3), start_at);
-
-	InitMaterializedSRF(fcinfo, 0);
-	write_set(parent, period, PG_ARGISNULL(2) ? NULL : &ahead,
-			  PG_ARGISNULL(3) ? NULL : &start_at, timezone);
-	apply_set(parent, (ReturnSetInfo *) fcinfo->resultinfo);
-	return (Datum) 0;
-}
-
-/* Delete the row of a set.  Returns whether there was one. */
-static bool
-delete_set(const char *schema_name, const char *table_name)
-{
-	Oid			types[2] = {TEXTOID, TEXTOID};
-	Datum		values[2];
-	CmScope		scope;
-	bool		found;
-
-	values[0] = CStringGetTextDatum(schema_name);
-	values[1] = CStringGetTextDatum(table_name);
-	cm_catalog_enter(&scope);
-	SPI_execute_with_args("DELETE FROM concertmaster.partition_set"
-						  " WHERE schema_name = $1 AND table_name = $2",
-						  2, types, values, NULL, false, 0);
-	found = SPI_processed > 0;
-	cm_scope_leave(&scope);
-	return found;
-}
-
-/* Drop what was to become a partition of a set that is no more. */
-static void
-sweep_here(Oid parent, const char *schema_name, const char *table_name)
-{
-	ListCell   *cell;
-
-	foreach(cell, cm_partition_leftovers(parent, schema_name, table_name, GetUserId()))
-	{
-		CmLeftover *leftover = lfirst(cell);
-
-		if (!cm_attempt_here(cm_partition_leftover_drop, leftover))
-			ereport(NOTICE,
-					(errmsg("table \"%s\", which was to become a partition, is in use and stays",
-							get_rel_name(leftover->relid)),
-					 errhint("Drop it when nobody uses it any more.")));
-	}
-}
-
-/* Forget a set whose table exists. */
-static void
-forget(Oid parent)
-{
-	if (get_rel_name(parent) == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", parent)));
-	cm_relation_require_owner(parent);
-	cm_relations_reconcile();
-	if (!delete_set(get_namespace_name(get_rel_namespace(parent)), get_rel_name(parent)))
-		report_no_set(get_rel_name(parent));
-	(void) cm_job_remove(CM_JOB_ROLL, parent, 0);
-	sweep_here(parent, get_namespace_name(get_rel_namespace(parent)), get_rel_name(parent));
-}
-
-/* forget_partition_set(parent regclass) */
-Datum
-cm_forget_partition_set(PG_FUNCTION_ARGS)
-{
-	require_writable("forget_partition_set()");
-	forget(PG_GETARG_OID(0));
-	PG_RETURN_VOID();
-}
-
-/* forget_partition_set(parent text): also for a table that is gone */
-Datum
-cm_forget_partition_set_by_name(PG_FUNCTION_ARGS)
-{
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	char	   *schema_part;
-	char	   *table_part;
-	Oid			parent = cm_relation_parse(name, &schema_part, &table_part);
-
-	require_writable("forget_partition_set()");
-	if (OidIsValid(parent))
-		forget(parent);
-	else if (schema_part == NULL || !cm_relation_forget_job("roll", schema_part, table_part))
-		report_no_set(name);
-	else
-	{
-		(void) delete_set(schema_part, table_part);
-		sweep_here(InvalidOid, schema_part, table_part);
-	}
-	PG_RETURN_VOID();
 }
 
 /* plan_partitions(parent): what the next roll would do, and what is kept */
@@ -509,57 +288,59 @@ cm_plan_partitions(PG_FUNCTION_ARGS)
 {
 	Oid			parent = PG_GETARG_OID(0);
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	CmPartitionSettings settings = {0};
-	List	   *existing;
-	ListCell   *cell;
+	CmPartitionWork work;
+	ListCell   *lc;
 
 	if (get_rel_name(parent) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", parent)));
 	cm_relation_require_owner(parent);
-	(void) cm_partition_key_type(parent);
-	if (!cm_partition_settings(parent, &settings))
-		report_no_set(get_rel_name(parent));
 
 	InitMaterializedSRF(fcinfo, 0);
-	existing = cm_partition_existing(parent);
-	put_existing(result, &settings, existing);
-	foreach(cell, cm_partition_plan(&settings, existing, GetCurrentTransactionStartTimestamp()))
+	cm_partition_work(parent, &work);
+	list_sort(work.existing, cm_partition_compare);
+	foreach(lc, work.existing)
 	{
-		CmLeaf	   *leaf = cm_partition_leaf(parent, settings.key_type, lfirst(cell));
+		const char *detail;
+		const char *action = action_for(&work, lfirst(lc), &detail);
 
-		put_row(result, &settings, leaf->name, NULL, lfirst(cell), "create");
+		cm_partition_put_existing(result, &work.settings.axis, work.existing, lfirst(lc), action, detail);
 	}
+	list_sort(work.leaves, compare_leaves);
+	foreach(lc, work.leaves)
+		cm_partition_put_leaf(result, work.existing, lfirst(lc), action_for_leaf(lfirst(lc)));
 	return (Datum) 0;
 }
 
 /*
  * _partition_plan(table_name, key_type, period, ahead, start_at, timezone,
- * at): the pure planner on an empty table, for tests at any time
+ * at, epoch): the pure planner on an empty table, for tests at any time
  */
 Datum
 cm__partition_plan(PG_FUNCTION_ARGS)
 {
 	char	   *table_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	Oid			key_type = PG_GETARG_OID(1);
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	CmPartitionSettings settings = {0};
-	ListCell   *cell;
+	ListCell   *lc;
 
-	settings.key_type = PG_GETARG_OID(1);
-	settings.period = cm_partition_period(PG_GETARG_INTERVAL_P(2), settings.key_type);
+	settings.axis = cm_axis(key_type, PG_ARGISNULL(7) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(7)),
+							cm_axis_zone(text_to_cstring(PG_GETARG_TEXT_PP(5))));
+	settings.period = cm_partition_period(PG_GETARG_INTERVAL_P(2), key_type);
 	settings.ahead = PG_GETARG_INT32(3);
 	settings.has_start = true;
-	settings.start_at = PG_GETARG_TIMESTAMPTZ(4);
-	settings.zone = cm_partition_zone(text_to_cstring(PG_GETARG_TEXT_PP(5)));
+	settings.start = cm_axis_point(&settings.axis, PG_GETARG_TIMESTAMPTZ(4));
 
 	InitMaterializedSRF(fcinfo, 0);
-	foreach(cell, cm_partition_plan(&settings, NIL, PG_GETARG_TIMESTAMPTZ(6)))
+	foreach(lc, cm_partition_plan(&settings, NIL, cm_axis_point(&settings.axis, PG_GETARG_TIMESTAMPTZ(6))))
 	{
-		CmPartitionPlanned *planned = lfirst(cell);
+		CmPartitionPlanned *planned = lfirst(lc);
+		PartitionRow row = {.axis = &settings.axis,.from = planned->from,.to = planned->to,.action = "create"};
 
-		put_row(result, &settings, cm_partition_name(table_name, planned->suffix),
-				NULL, planned, "create");
+		row.name = cm_partition_name(table_name, planned->suffix);
+		put_row(result, &row);
 	}
 	return (Datum) 0;
 }
@@ -681,14 +462,14 @@ cm_roll_partitions(PG_FUNCTION_ARGS)
 	cm_require_nonatomic(fcinfo, "roll_partitions()");
 	cm_require_primary("roll_partitions()");
 	if (OidIsValid(parent))
-		(void) open_door(parent, "roll_partitions()");
+		(void) cm_partition_open_door(parent, "roll_partitions()");
 	cm_relations_reconcile();
 	targets = find_targets(parent);
 
 	if (OidIsValid(parent))
 	{
 		if (targets == NIL)
-			report_no_set(get_rel_name(parent));
+			cm_partition_report_no_set(get_rel_name(parent));
 		roll_target(fcinfo, linitial(targets));
 		PG_RETURN_VOID();
 	}

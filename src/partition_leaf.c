@@ -24,7 +24,8 @@
  * Locks of the attach step: SHARE UPDATE EXCLUSIVE on the parent, ACCESS
  * EXCLUSIVE on the new table (nobody else uses it), ACCESS EXCLUSIVE on the
  * default partition if there is one (core scans it), SHARE ROW EXCLUSIVE on
- * tables that foreign keys of the parent reference or that reference it.  The
+ * tables that foreign keys of the parent reference or that reference it;
+ * where rows are moved, those of lock_for_drain() before.  The
  * deadline covers what readers and writers could queue behind: the wait for
  * the parent, and all of the attaching if it locks a default partition or a
  * table at the other end of a foreign key.
@@ -35,6 +36,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/comment.h"
@@ -51,10 +53,10 @@
 #include "partition.h"
 
 /* Become the parent's owner, with SPI. */
-static void
-enter(CmScope *scope, const CmLeaf *leaf)
+void
+cm_partition_enter(CmScope *scope, Oid owner)
 {
-	cm_owner_enter(scope, leaf->owner, false);
+	cm_owner_enter(scope, owner, false);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	scope->spi = true;
@@ -72,9 +74,9 @@ pin_tablespace(const CmLeaf *leaf, Oid model)
 								 GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* Run one utility statement. */
-static void
-execute(const char *sql)
+/* Run one statement that returns nothing. */
+void
+cm_partition_execute(const char *sql)
 {
 	int			code = SPI_execute(sql, false, 0);
 
@@ -98,7 +100,7 @@ execute_each(const char *query, int nargs, const Oid *args)
 	table = SPI_tuptable;
 	count = SPI_processed;
 	for (uint64 i = 0; i < count; i++)
-		execute(SPI_getvalue(table->vals[i], table->tupdesc, 1));
+		cm_partition_execute(SPI_getvalue(table->vals[i], table->tupdesc, 1));
 }
 
 /* The one text that a query about two relations yields, or NULL. */
@@ -124,8 +126,8 @@ find_table(const CmLeaf *leaf)
 }
 
 /* schema.name of the leaf, quoted. */
-static char *
-quoted_name(const CmLeaf *leaf)
+char *
+cm_partition_leaf_quoted(const CmLeaf *leaf)
 {
 	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(leaf->parent)),
 									  leaf->name);
@@ -141,7 +143,7 @@ find_model(const CmLeaf *leaf)
 	CmPartition *newest = NULL;
 	ListCell   *cell;
 
-	foreach(cell, cm_partition_existing(leaf->parent))
+	foreach(cell, cm_partition_existing(leaf->parent, &leaf->axis))
 	{
 		CmPartition *partition = lfirst(cell);
 
@@ -171,7 +173,7 @@ static void
 clear_name(const CmLeaf *leaf)
 {
 	Oid			relid = find_table(leaf);
-	char	   *name = quoted_name(leaf);
+	char	   *name = cm_partition_leaf_quoted(leaf);
 
 	if (!OidIsValid(relid))
 		return;
@@ -181,7 +183,7 @@ clear_name(const CmLeaf *leaf)
 		if (select_text(psprintf("SELECT 'a row' FROM ONLY %s WHERE $1 IS NOT NULL LIMIT 1", name),
 						relid) == NULL)
 		{
-			execute(psprintf("DROP TABLE %s", name));
+			cm_partition_execute(psprintf("DROP TABLE %s", name));
 			return;
 		}
 	}
@@ -190,7 +192,7 @@ clear_name(const CmLeaf *leaf)
 			 errmsg("cannot make partition \"%s\" of table \"%s\": the name is taken",
 					leaf->name, get_rel_name(leaf->parent)),
 			 errdetail("It would hold values %s.",
-					   cm_partition_range_text(leaf->from, leaf->to, leaf->key_type)),
+					   cm_axis_range_text(&leaf->axis, leaf->from, leaf->to)),
 			 errhint("Rename the relation %s, or attach it to the table yourself.", name)));
 }
 
@@ -222,7 +224,7 @@ create_table(const CmLeaf *leaf, Oid model)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "CREATE %sTABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)",
 					 get_rel_persistence(model) == RELPERSISTENCE_UNLOGGED ? "UNLOGGED " : "",
-					 quoted_name(leaf), cm_relation_quoted(leaf->parent));
+					 cm_partition_leaf_quoted(leaf), cm_relation_quoted(leaf->parent));
 
 	text = select_text("SELECT quote_ident(a.amname) FROM pg_class c JOIN pg_am a ON a.oid = c.relam"
 					   " WHERE c.oid = $1", model);
@@ -244,7 +246,7 @@ create_table(const CmLeaf *leaf, Oid model)
 					   "  JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid = $1", model);
 	if (text != NULL)
 		appendStringInfo(&sql, " TABLESPACE %s", text);
-	execute(sql.data);
+	cm_partition_execute(sql.data);
 }
 
 /*
@@ -307,14 +309,14 @@ copy_n_distinct(Oid relid, Oid model)
  * says so in leaf->stale.
  */
 static bool
-lock_parent(CmLeaf *leaf)
+lock_parent(CmLeaf *leaf, LOCKMODE mode)
 {
-	LockRelationOid(leaf->parent, ShareUpdateExclusiveLock);
+	LockRelationOid(leaf->parent, mode);
 	if (get_rel_name(leaf->parent) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table with OID %u was dropped meanwhile", leaf->parent)));
-	leaf->stale = cm_partition_overlapping(cm_partition_existing(leaf->parent),
+	leaf->stale = cm_partition_overlapping(cm_partition_existing(leaf->parent, &leaf->axis),
 										   leaf->from, leaf->to) != NULL;
 	return !leaf->stale;
 }
@@ -333,8 +335,8 @@ cm_partition_leaf_create(void *arg)
 	Oid			model;
 	Oid			relid;
 
-	enter(&scope, leaf);
-	if (!lock_parent(leaf))
+	cm_partition_enter(&scope, leaf->owner);
+	if (!lock_parent(leaf, ShareUpdateExclusiveLock))
 	{
 		cm_scope_leave(&scope);
 		return;
@@ -350,7 +352,7 @@ cm_partition_leaf_create(void *arg)
 	pin_tablespace(leaf, model);
 	create_table(leaf, model);
 	relid = find_table(leaf);
-	execute(psprintf("COMMENT ON TABLE %s IS %s", quoted_name(leaf),
+	cm_partition_execute(psprintf("COMMENT ON TABLE %s IS %s", cm_partition_leaf_quoted(leaf),
 					 quote_literal_cstr(psprintf(CM_PARTITION_MARK "%s",
 												 cm_relation_quoted(leaf->parent)))));
 	copy_privileges(relid, model);
@@ -387,11 +389,27 @@ copy_replica_identity(Oid relid, Oid model)
 static void
 append_bounds(StringInfo sql, const CmLeaf *leaf)
 {
+	List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
+
 	appendStringInfo(sql, " FOR VALUES FROM (%s) TO (%s)",
-					 leaf->from == DT_NOBEGIN ? "MINVALUE" :
-					 quote_literal_cstr(cm_partition_literal(leaf->from, leaf->key_type)),
-					 leaf->to == DT_NOEND ? "MAXVALUE" :
-					 quote_literal_cstr(cm_partition_literal(leaf->to, leaf->key_type)));
+					 cm_partition_bound_sql(existing, &leaf->axis, leaf->from),
+					 cm_partition_bound_sql(existing, &leaf->axis, leaf->to));
+}
+
+/* ATTACH, and what can only be said of a partition.  Caller has the locks. */
+static void
+attach_table(const CmLeaf *leaf)
+{
+	Oid			model = find_model(leaf);
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "ALTER TABLE %s ATTACH PARTITION %s",
+					 cm_relation_quoted(leaf->parent), cm_partition_leaf_quoted(leaf));
+	append_bounds(&sql, leaf);
+	cm_partition_execute(sql.data);
+	copy_replica_identity(find_table(leaf), model);
+	cm_partition_execute(psprintf("COMMENT ON TABLE %s IS NULL", cm_partition_leaf_quoted(leaf)));
 }
 
 /*
@@ -404,29 +422,76 @@ cm_partition_leaf_attach(void *arg)
 {
 	CmLeaf	   *leaf = arg;
 	CmScope		scope;
-	StringInfoData sql;
-	Oid			model;
 
 	/* In one transaction with the first step, that has ended the deadline. */
 	cm_deadline_arm(cm_ddl_deadline);
-	enter(&scope, leaf);
-	if (lock_parent(leaf))
-	{
-		/* Whoever forgot the set meanwhile has removed the table. */
+	cm_partition_enter(&scope, leaf->owner);
+
+	/* Whoever forgot the set meanwhile has removed the table. */
+	if (lock_parent(leaf, ShareUpdateExclusiveLock))
 		leaf->stale = !OidIsValid(find_table(leaf));
-	}
 	if (!leaf->stale)
 	{
 		if (!cm_partition_locks_others(leaf->parent))
 			(void) cm_deadline_disarm();
-		model = find_model(leaf);
-		initStringInfo(&sql);
-		appendStringInfo(&sql, "ALTER TABLE %s ATTACH PARTITION %s",
-						 cm_relation_quoted(leaf->parent), quoted_name(leaf));
-		append_bounds(&sql, leaf);
-		execute(sql.data);
-		copy_replica_identity(find_table(leaf), model);
-		execute(psprintf("COMMENT ON TABLE %s IS NULL", quoted_name(leaf)));
+		attach_table(leaf);
+	}
+	cm_scope_leave(&scope);
+}
+
+/*
+ * Lock what a move of rows from the default partition must be alone with:
+ * writers of the parent, who could be on their way into the default partition
+ * and would be refused there after the move; whoever locks rows in it; and
+ * both ends of foreign keys, whose checks look for the rows.  Readers go on.
+ */
+static void
+lock_for_drain(const CmLeaf *leaf, Oid rest)
+{
+	ListCell   *lc;
+
+	LockRelationOid(rest, ExclusiveLock);
+	foreach(lc, cm_partition_partners(leaf->parent))
+		LockRelationOid(lfirst_oid(lc), ShareRowExclusiveLock);
+}
+
+/*
+ * Second step where rows of the default partition belong in the table: move
+ * them and attach it, so that a reader finds them in one or the other.  A row
+ * that moves is none that was deleted: triggers and foreign keys take no
+ * notice, but for triggers ENABLEd ALWAYS.  ATTACH itself checks foreign keys
+ * and that no row was left.
+ */
+void
+cm_partition_leaf_drain(void *arg)
+{
+	CmLeaf	   *leaf = arg;
+	CmScope		scope;
+	Oid			rest;
+
+	cm_partition_enter(&scope, leaf->owner);
+	if (lock_parent(leaf, ShareRowExclusiveLock))
+		leaf->stale = !OidIsValid(find_table(leaf));
+	rest = get_default_partition_oid(leaf->parent);
+	if (!leaf->stale && OidIsValid(rest))
+	{
+		List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
+		char	   *key = cm_partition_key_name(leaf->parent);
+		char	   *columns = cm_partition_columns(leaf->parent);
+
+		lock_for_drain(leaf, rest);
+		(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+		cm_partition_execute(psprintf("WITH moved AS (DELETE FROM %s WHERE %s%s RETURNING %s)"
+									  " INSERT INTO %s (%s) SELECT %s FROM moved",
+									  cm_relation_quoted(rest),
+									  leaf->from == DT_NOBEGIN ? "true" :
+									  psprintf("%s >= %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->from)),
+									  leaf->to == DT_NOEND ? "" :
+									  psprintf(" AND %s < %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->to)),
+									  columns, cm_partition_leaf_quoted(leaf), columns, columns));
+		leaf->rows = SPI_processed;
+		attach_table(leaf);
 	}
 	cm_scope_leave(&scope);
 }
@@ -439,9 +504,9 @@ cm_partition_leaf_drop(void *arg)
 	CmScope		scope;
 	Oid			relid;
 
-	enter(&scope, leaf);
+	cm_partition_enter(&scope, leaf->owner);
 	relid = find_table(leaf);
 	if (OidIsValid(relid) && is_leftover(relid, leaf))
-		execute(psprintf("DROP TABLE %s", quoted_name(leaf)));
+		cm_partition_execute(psprintf("DROP TABLE %s", cm_partition_leaf_quoted(leaf)));
 	cm_scope_leave(&scope);
 }

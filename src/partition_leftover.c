@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * partition_leftover.c
- *	  What never became a partition; whether others wait when one is made.
+ *	  What was to become a partition and never did.
  *
  * A leaf is made in two steps, between which it is a table with a comment
  * that begins with CM_PARTITION_MARK and ends with the parent's name.  One
@@ -21,7 +21,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/comment.h"
@@ -29,58 +28,9 @@
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
-#include "utils/relcache.h"
 
 #include "compat.h"
 #include "partition.h"
-
-/* Was the relation made by the transaction that is open, so that nobody else knows it? */
-static bool
-is_made_here(Oid relid)
-{
-	Relation	relation = RelationIdGetRelation(relid);
-	bool		result;
-
-	if (!RelationIsValid(relation))
-		return false;
-	result = relation->rd_createSubid != InvalidSubTransactionId;
-	RelationClose(relation);
-	return result;
-}
-
-/* Does attaching a partition lock anything that readers or writers use? */
-bool
-cm_partition_locks_others(Oid parent)
-{
-	bool		result = false;
-	Oid			types[1] = {OIDOID};
-	Datum		values[1];
-	CmScope		scope;
-	ListCell   *cell;
-
-	foreach(cell, cm_partition_existing(parent))
-	{
-		CmPartition *partition = lfirst(cell);
-
-		if (partition->is_default && !is_made_here(partition->relid))
-			return true;
-	}
-	values[0] = ObjectIdGetDatum(parent);
-	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT DISTINCT CASE conrelid WHEN $1 THEN confrelid ELSE conrelid END"
-						  "  FROM pg_constraint WHERE contype = 'f' AND $1 IN (conrelid, confrelid)",
-						  1, types, values, NULL, false, 0);
-	for (uint64 i = 0; i < SPI_processed && !result; i++)
-	{
-		bool		isnull;
-		Datum		relid = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
-
-		result = !is_made_here(DatumGetObjectId(relid));
-	}
-	cm_scope_leave(&scope);
-	return result;
-}
 
 /*
  * The leftovers of a table, as CmLeftover: marked with its name, and owned by

@@ -1,26 +1,33 @@
 /*-------------------------------------------------------------------------
  *
  * partition_plan.c
- *	  Which partitions are to be made: settings + what exists + now -> a list.
+ *	  Which partitions are to be made, which have had their time: settings +
+ *	  what exists + now -> lists.
  *
  * The grid of a set consists of labels: wall clock readings in the set's
  * zone, whole periods apart, starting from a fixed origin (1 January 2000 for
  * months, Monday 3 January 2000 for days and hours, so weeks begin on
- * Mondays).  Calendar arithmetic is done on labels, where every day has 24
- * hours; a label is turned into an instant only at the end, if the key is a
- * timestamptz.  The bounds of neighbours are the same label turned once, so
- * they meet whatever the clocks do: the day a clock goes forward is 23 hours
- * wide, the hour a clock goes back is two.  A label that no clock showed is
- * skipped, unless it opens a period that the clock did show.
+ * Mondays; 0 for numbers).  Calendar arithmetic is done on labels, where
+ * every day has 24 hours; a label is turned into a point only at the end
+ * (partition_axis.c).  The bounds of neighbours are the same label turned
+ * once, so they meet whatever the clocks do: the day a clock goes forward is
+ * 23 hours wide, the hour a clock goes back is two.  A label that no clock
+ * showed is skipped, unless it opens a period that the clock did show.
  *
  * What exists is kept as it is: of each period in the window, the pieces that
  * no partition holds are planned, so a set made by hand with other bounds is
- * continued without a gap.
+ * continued without a gap.  A set that nobody rolled for a while is continued
+ * from where it ended, not from now, unless that would be CATCH_UP_LIMIT
+ * periods or more.
+ *
+ * A partition has had its time when all that it can hold is older than now
+ * minus the retention, reckoned in the set's zone.
  *
  * Pure: no locks, no catalog, no clock but the "now" it is given.  Errors are
  * about its arguments.
  *
- * What it does not do: look at names that are taken (partition_leaf.c does).
+ * What it does not do: look at names that are taken (partition_leaf.c does),
+ * or at rows (partition_default.c does).
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +38,7 @@
 #include "common/int.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
@@ -39,6 +47,12 @@
 
 /* Monday, 3 January 2000, 00:00: origin of every grid that is not monthly. */
 #define GRID_ORIGIN		(2 * USECS_PER_DAY)
+
+/* A set that ended longer ago than this many periods is begun anew. */
+#define CATCH_UP_LIMIT	1000
+
+/* How many periods back rows of a default partition are given their own. */
+#define GAP_LIMIT		5000
 
 /* Division that rounds down, for labels before the origin. */
 static int64
@@ -49,101 +63,19 @@ floor_div(int64 a, int64 b)
 	return (a % b != 0 && a < 0) ? q - 1 : q;
 }
 
-static void
-report_out_of_range(void)
+/* Are the labels of this set numbers? */
+static bool
+counts_numbers(const CmPartitionSettings *settings)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-			 errmsg("partition bound out of range"),
-			 errdetail("A bound would lie outside the dates that PostgreSQL can represent.")));
+	return !cm_axis_is_time(&settings->axis);
 }
 
-/* The fields of a wall clock reading. */
-static void
-split_wall(Timestamp wall, struct pg_tm *tm, fsec_t *fsec)
+/* The grid's label at or before a label. */
+static int64
+label_floor(int64 label, const CmPartitionSettings *settings)
 {
-	if (timestamp2tm(wall, NULL, tm, fsec, NULL, NULL) != 0)
-		report_out_of_range();
-}
-
-/* What a clock in the zone shows at an instant. */
-static Timestamp
-wall_of(TimestampTz instant, pg_tz *zone)
-{
-	struct pg_tm tm;
-	fsec_t		fsec;
-	int			tz;
-	Timestamp	wall;
-
-	if (TIMESTAMP_NOT_FINITE(instant))
-		return instant;
-	if (timestamp2tm(instant, &tz, &tm, &fsec, NULL, zone) != 0 ||
-		tm2timestamp(&tm, fsec, NULL, &wall) != 0)
-		report_out_of_range();
-	return wall;
-}
-
-/* The instant at which a clock in the zone shows wall. */
-static TimestampTz
-instant_of(Timestamp wall, pg_tz *zone)
-{
-	struct pg_tm tm;
-	fsec_t		fsec;
-	int			tz;
-	TimestampTz instant;
-
-	if (TIMESTAMP_NOT_FINITE(wall))
-		return wall;
-	split_wall(wall, &tm, &fsec);
-	tz = DetermineTimeZoneOffset(&tm, zone);
-	if (tm2timestamp(&tm, fsec, &tz, &instant) != 0)
-		report_out_of_range();
-	return instant;
-}
-
-/* An instant as a point of the key's axis. */
-int64
-cm_partition_point(TimestampTz instant, Oid key_type, pg_tz *zone)
-{
-	return key_type == TIMESTAMPTZOID ? instant : wall_of(instant, zone);
-}
-
-/* A point of the key's axis as an instant. */
-TimestampTz
-cm_partition_instant(int64 point, Oid key_type, pg_tz *zone)
-{
-	return key_type == TIMESTAMPTZOID ? point : instant_of(point, zone);
-}
-
-/* The label at or before a wall clock reading. */
-static Timestamp
-label_floor(Timestamp wall, const CmPeriod *period)
-{
-	struct pg_tm tm;
-	fsec_t		fsec;
-	int64		month;
-	Timestamp	label;
-
-	if (period->months == 0)
-		return GRID_ORIGIN +
-			floor_div(wall - GRID_ORIGIN, period->usecs) * period->usecs;
-
-	split_wall(wall, &tm, &fsec);
-	month = (tm.tm_year - 2000) * INT64CONST(12) + tm.tm_mon - 1;
-	month = floor_div(month, period->months) * period->months;
-	memset(&tm, 0, sizeof(tm));
-	tm.tm_year = 2000 + floor_div(month, 12);
-	tm.tm_mon = month - floor_div(month, 12) * 12 + 1;
-	tm.tm_mday = 1;
-	if (tm2timestamp(&tm, 0, NULL, &label) != 0)
-		report_out_of_range();
-	return label;
-}
-
-/* The label n periods after one. */
-static Timestamp
-label_step(Timestamp label, const CmPeriod *period, int n)
-{
+	const CmPeriod *period = &settings->period;
+	int64		origin = counts_numbers(settings) ? 0 : GRID_ORIGIN;
 	struct pg_tm tm;
 	fsec_t		fsec;
 	int64		month;
@@ -151,52 +83,104 @@ label_step(Timestamp label, const CmPeriod *period, int n)
 
 	if (period->months == 0)
 	{
-		result = label + n * period->usecs;
-		if (!IS_VALID_TIMESTAMP(result))
-			report_out_of_range();
+		if (pg_mul_s64_overflow(floor_div(label - origin, period->length), period->length, &result) ||
+			pg_add_s64_overflow(result, origin, &result))
+			cm_axis_report_out_of_range();
 		return result;
 	}
-	split_wall(label, &tm, &fsec);
+	cm_axis_split(label, &tm, &fsec);
+	month = (tm.tm_year - 2000) * INT64CONST(12) + tm.tm_mon - 1;
+	month = floor_div(month, period->months) * period->months;
+	memset(&tm, 0, sizeof(tm));
+	tm.tm_year = 2000 + floor_div(month, 12);
+	tm.tm_mon = month - floor_div(month, 12) * 12 + 1;
+	tm.tm_mday = 1;
+	if (tm2timestamp(&tm, 0, NULL, &result) != 0)
+		cm_axis_report_out_of_range();
+	return result;
+}
+
+/* The label n periods after one.  Numbers end where 64 bits do. */
+static int64
+label_step(int64 label, const CmPartitionSettings *settings, int n)
+{
+	const CmPeriod *period = &settings->period;
+	struct pg_tm tm;
+	fsec_t		fsec;
+	int64		month;
+	Timestamp	result;
+
+	if (period->months == 0)
+	{
+		bool		overflow = pg_mul_s64_overflow(n, period->length, &result) ||
+			pg_add_s64_overflow(label, result, &result);
+
+		if (counts_numbers(settings))
+			return overflow ? (n < 0 ? PG_INT64_MIN : PG_INT64_MAX) : result;
+		if (overflow || !IS_VALID_TIMESTAMP(result))
+			cm_axis_report_out_of_range();
+		return result;
+	}
+	cm_axis_split(label, &tm, &fsec);
 	month = tm.tm_year * INT64CONST(12) + tm.tm_mon - 1 + (int64) n * period->months;
 	tm.tm_year = floor_div(month, 12);
 	tm.tm_mon = month - floor_div(month, 12) * 12 + 1;
 	if (tm2timestamp(&tm, fsec, NULL, &result) != 0)
-		report_out_of_range();
+		cm_axis_report_out_of_range();
 	return result;
 }
 
 /* Does a period begin at this label, as clocks in the zone go? */
 static bool
-label_exists(Timestamp label, const CmPartitionSettings *settings)
+label_exists(int64 label, const CmPartitionSettings *settings)
 {
-	if (settings->key_type != TIMESTAMPTZOID)
-		return true;
-	return label_floor(wall_of(instant_of(label, settings->zone), settings->zone),
-					   &settings->period) == label;
+	const CmAxis *axis = &settings->axis;
+
+	return label_floor(cm_axis_label(axis, cm_axis_label_point(axis, label)), settings) == label;
 }
 
-/* A label as a point of the key's axis. */
+/* The first label that exists after one. */
 static int64
-label_point(Timestamp label, const CmPartitionSettings *settings)
+next_label(int64 label, const CmPartitionSettings *settings)
 {
-	return settings->key_type == TIMESTAMPTZOID ? instant_of(label, settings->zone) : label;
+	do
+		label = label_step(label, settings, 1);
+	while (!label_exists(label, settings));
+	return label;
 }
 
-/* The name's suffix for a partition that starts at a wall clock reading. */
+/* The label of the period that holds a point. */
+static int64
+label_of_period(int64 point, const CmPartitionSettings *settings)
+{
+	int64		label = label_floor(cm_axis_label(&settings->axis, point), settings);
+
+	while (!label_exists(label, settings))
+		label = label_step(label, settings, -1);
+	return label;
+}
+
+/* The name's suffix for a partition that starts at a label. */
 static void
-format_suffix(char *buf, size_t size, Timestamp wall, const CmPeriod *period)
+format_suffix(char *buf, size_t size, int64 label, const CmPeriod *period, bool is_number)
 {
 	struct pg_tm tm;
 	fsec_t		fsec;
 
-	split_wall(wall, &tm, &fsec);
+	if (is_number)
+	{
+		snprintf(buf, size, label < 0 ? "_m" UINT64_FORMAT : "_" UINT64_FORMAT,
+				 label < 0 ? -(uint64) label : (uint64) label);
+		return;
+	}
+	cm_axis_split(label, &tm, &fsec);
 	if (tm.tm_year < 1)
-		report_out_of_range();
+		cm_axis_report_out_of_range();
 	if (tm.tm_sec != 0)
 		snprintf(buf, size, "_%04d_%02d_%02d_%02d%02d%02d", tm.tm_year, tm.tm_mon,
 				 tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
 	else if (tm.tm_hour != 0 || tm.tm_min != 0 ||
-			 (period->months == 0 && period->usecs % USECS_PER_DAY != 0))
+			 (period->months == 0 && period->length % USECS_PER_DAY != 0))
 		snprintf(buf, size, "_%04d_%02d_%02d_%02d%02d", tm.tm_year, tm.tm_mon,
 				 tm.tm_mday, tm.tm_hour, tm.tm_min);
 	else if (tm.tm_mday != 1 || period->months == 0)
@@ -210,9 +194,10 @@ format_suffix(char *buf, size_t size, Timestamp wall, const CmPeriod *period)
 /* Add one partition to the plan. */
 static List *
 plan_piece(List *plan, int64 from, int64 to, const CmPartitionSettings *settings,
-		   bool whole, Timestamp label)
+		   bool whole, int64 label)
 {
 	CmPartitionPlanned *planned;
+	CmPeriod	period = settings->period;
 
 	if (list_length(plan) >= CM_PARTITION_LIMIT)
 		ereport(ERROR,
@@ -223,21 +208,20 @@ plan_piece(List *plan, int64 from, int64 to, const CmPartitionSettings *settings
 	planned->from = from;
 	planned->to = to;
 	if (!whole)
-		label = settings->key_type == TIMESTAMPTZOID ? wall_of(from, settings->zone) : from;
-	format_suffix(planned->suffix, sizeof(planned->suffix), label, &settings->period);
-	/* A piece that starts within a month must not take the month's own name. */
-	if (!whole && settings->period.months > 0)
 	{
-		CmPeriod	day = {0, USECS_PER_DAY};
-
-		format_suffix(planned->suffix, sizeof(planned->suffix), label, &day);
+		label = cm_axis_label(&settings->axis, from);
+		/* A piece that starts within a month must not take the month's own name. */
+		if (period.months > 0)
+			period = (CmPeriod) {.length = USECS_PER_DAY};
 	}
+	format_suffix(planned->suffix, sizeof(planned->suffix), label, &period,
+				  counts_numbers(settings));
 	return lappend(plan, planned);
 }
 
 /* list_sort comparator: the default partition last, the others by bound. */
-static int
-compare_partitions(const ListCell *a, const ListCell *b)
+int
+cm_partition_compare(const ListCell *a, const ListCell *b)
 {
 	const CmPartition *x = lfirst(a);
 	const CmPartition *y = lfirst(b);
@@ -249,7 +233,7 @@ compare_partitions(const ListCell *a, const ListCell *b)
 
 /* Plan what of from..to no partition of the sorted list holds. */
 static List *
-plan_period(List *plan, int64 from, int64 to, Timestamp label,
+plan_period(List *plan, int64 from, int64 to, int64 label,
 			const CmPartitionSettings *settings, const List *sorted)
 {
 	int64		at = from;
@@ -273,37 +257,187 @@ plan_period(List *plan, int64 from, int64 to, Timestamp label,
 }
 
 /*
- * The partitions to make, oldest first, as CmPartitionPlanned: everything
- * that is not held yet from the start (or the present period) to the end of
- * the last period ahead.
+ * All of the periods from the one that holds the point from to the label end
+ * (exclusive) that no partition holds, oldest first, as CmPartitionPlanned.
  */
-List *
-cm_partition_plan(const CmPartitionSettings *settings, const List *existing,
-				  TimestampTz now)
+static List *
+plan_periods(const CmPartitionSettings *settings, const List *existing, int64 from, int64 end)
 {
-	const CmPeriod *period = &settings->period;
-	TimestampTz start = settings->has_start ? settings->start_at : now;
-	Timestamp	label = label_floor(wall_of(start, settings->zone), period);
-	Timestamp	end = label_floor(wall_of(Max(start, now), settings->zone), period);
+	const CmAxis *axis = &settings->axis;
+	int64		label = label_of_period(from, settings);
 	List	   *sorted = list_copy(existing);
 	List	   *plan = NIL;
 
-	list_sort(sorted, compare_partitions);
-	end = label_step(end, period, settings->ahead + 1);
-	while (!label_exists(label, settings))
-		label = label_step(label, period, -1);
-
+	list_sort(sorted, cm_partition_compare);
 	while (label < end)
 	{
-		Timestamp	next = label_step(label, period, 1);
+		int64		next = next_label(label, settings);
+		bool		last = next > cm_axis_end(axis);
 
-		while (!label_exists(next, settings))
-			next = label_step(next, period, 1);
-		plan = plan_period(plan, label_point(label, settings),
-						   label_point(next, settings), label, settings, sorted);
+		plan = plan_period(plan, cm_axis_label_point(axis, label),
+						   last ? DT_NOEND : cm_axis_label_point(axis, next),
+						   label, settings, sorted);
+		if (last)
+			break;
 		label = next;
 	}
 	return plan;
+}
+
+/* The label at which the last period ahead ends. */
+static int64
+end_label(const CmPartitionSettings *settings, int64 now)
+{
+	int64		from = settings->has_start ? Max(settings->start, now) : now;
+
+	return label_step(label_of_period(from, settings), settings, settings->ahead + 1);
+}
+
+/* The point at which the last period ahead ends. */
+int64
+cm_partition_horizon(const CmPartitionSettings *settings, int64 now)
+{
+	int64		label = end_label(settings, now);
+
+	while (!label_exists(label, settings))
+		label = label_step(label, settings, 1);
+	return label > cm_axis_end(&settings->axis) ? DT_NOEND :
+		cm_axis_label_point(&settings->axis, label);
+}
+
+/* The label n periods before one, but none before our era. */
+static int64
+label_back(int64 label, const CmPartitionSettings *settings, int n)
+{
+	const CmPeriod *period = &settings->period;
+	int64		most = n;
+
+	if (period->months > 0)
+		most = (label / USECS_PER_DAY + 1999 * INT64CONST(365)) / 31 / period->months;
+	else if (!counts_numbers(settings))
+		most = (label + 1999 * INT64CONST(365) * USECS_PER_DAY) / period->length;
+	return label_step(label, settings, -(int) Max(0, Min(n, most)));
+}
+
+/*
+ * Where a set without a start begins to be filled: now, or, if it was not
+ * rolled for a while, where its partitions before now end.
+ */
+static int64
+continue_from(const CmPartitionSettings *settings, const List *existing, int64 now)
+{
+	int64		end = DT_NOBEGIN;
+	int64		oldest;
+	ListCell   *cell;
+
+	foreach(cell, existing)
+	{
+		CmPartition *partition = lfirst(cell);
+
+		if (!partition->is_default && partition->to <= now)
+			end = Max(end, partition->to);
+	}
+	if (end == DT_NOBEGIN)
+		return now;
+	oldest = cm_axis_label_point(&settings->axis,
+								 label_back(label_of_period(now, settings), settings, CATCH_UP_LIMIT));
+	return end < oldest ? now : end;
+}
+
+/*
+ * The point before which partitions have had their time.  Returns false if
+ * the set keeps everything.
+ */
+bool
+cm_partition_cutoff(const CmPartitionSettings *settings, int64 now, int64 *cutoff)
+{
+	Datum		label;
+
+	if (!settings->has_retention)
+		return false;
+	if (counts_numbers(settings))
+	{
+		if (pg_sub_s64_overflow(now, settings->retention_width, cutoff))
+			*cutoff = DT_NOBEGIN;
+		return true;
+	}
+	label = DirectFunctionCall2(timestamp_mi_interval,
+								TimestampGetDatum(cm_axis_label(&settings->axis, now)),
+								IntervalPGetDatum(&settings->retention));
+	*cutoff = cm_axis_label_point(&settings->axis, DatumGetTimestamp(label));
+	return true;
+}
+
+/*
+ * The partitions to make, oldest first, as CmPartitionPlanned: everything
+ * that is not held yet from the start (or where the set ended, or the present
+ * period) to the end of the last period ahead, and is not over with already.
+ */
+List *
+cm_partition_plan(const CmPartitionSettings *settings, const List *existing, int64 now)
+{
+	int64		start = settings->has_start ? settings->start :
+		continue_from(settings, existing, now);
+	int64		cutoff;
+
+	if (cm_partition_cutoff(settings, now, &cutoff))
+		start = Max(start, cutoff);
+	return plan_periods(settings, existing, start, end_label(settings, now));
+}
+
+/*
+ * The periods that hold none of the window that cm_partition_plan() fills,
+ * but that rows of a default partition may belong to: from the point low, or
+ * GAP_LIMIT periods back if that is later, to where the plan begins.
+ */
+List *
+cm_partition_gaps(const CmPartitionSettings *settings, const List *existing,
+				  int64 low, int64 now)
+{
+	int64		end = end_label(settings, now);
+	int64		oldest = cm_axis_label_point(&settings->axis,
+											 label_back(end, settings, GAP_LIMIT));
+	int64		cutoff;
+
+	low = Max(low, oldest);
+	if (cm_partition_cutoff(settings, now, &cutoff))
+		low = Max(low, cutoff);
+	return plan_periods(settings, existing, low, end);
+}
+
+/*
+ * The partitions that have had their time, oldest first, as CmPartition; never
+ * the default partition, and never the newest, however old.
+ */
+List *
+cm_partition_outdated(const CmPartitionSettings *settings, const List *existing, int64 now)
+{
+	List	   *sorted = list_copy(existing);
+	List	   *result = NIL;
+	int64		cutoff;
+	int			attached = 0;
+	ListCell   *cell;
+
+	if (!cm_partition_cutoff(settings, now, &cutoff))
+		return NIL;
+	list_sort(sorted, cm_partition_compare);
+	foreach(cell, sorted)
+	{
+		CmPartition *partition = lfirst(cell);
+
+		attached += !partition->is_default && !partition->is_pending;
+	}
+	foreach(cell, sorted)
+	{
+		CmPartition *partition = lfirst(cell);
+
+		if (partition->is_default || partition->is_pending)
+			continue;
+		if (partition->to > cutoff || attached-- <= 1)
+			break;
+		result = lappend(result, partition);
+	}
+	return result;
 }
 
 /*
@@ -331,10 +465,10 @@ cm_partition_urgent_first(const List *plan, int64 point)
 
 /* The partition that holds one calendar month, whatever exists. */
 CmPartitionPlanned *
-cm_partition_month(const CmPartitionSettings *settings, int year, int month)
+cm_partition_month(const CmAxis *axis, int year, int month)
 {
 	CmPartitionPlanned *planned = palloc0(sizeof(CmPartitionPlanned));
-	CmPeriod	period = {1, 0};
+	CmPartitionSettings monthly = {.axis = *axis,.period = {.months = 1}};
 	struct pg_tm tm;
 	Timestamp	label;
 
@@ -343,10 +477,10 @@ cm_partition_month(const CmPartitionSettings *settings, int year, int month)
 	tm.tm_mon = month;
 	tm.tm_mday = 1;
 	if (tm2timestamp(&tm, 0, NULL, &label) != 0)
-		report_out_of_range();
-	planned->from = label_point(label, settings);
-	planned->to = label_point(label_step(label, &period, 1), settings);
-	format_suffix(planned->suffix, sizeof(planned->suffix), label, &period);
+		cm_axis_report_out_of_range();
+	planned->from = cm_axis_label_point(axis, label);
+	planned->to = cm_axis_label_point(axis, label_step(label, &monthly, 1));
+	format_suffix(planned->suffix, sizeof(planned->suffix), label, &monthly.period, false);
 	return planned;
 }
 
@@ -369,6 +503,17 @@ cm_partition_name(const char *table, const char *suffix)
 	return psprintf("%.*s_%08x%s", length, table, hash, suffix);
 }
 
+/* Refuse a width of partitions. */
+static void
+report_period(const char *detail, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid period for a partition set"),
+			 errdetail("%s", detail),
+			 errhint("%s", hint)));
+}
+
 /*
  * A period as the planner wants it.  Refuses what is no width: zero, negative,
  * fractions of a second, months mixed with days, parts of a day for a date.
@@ -377,77 +522,37 @@ CmPeriod
 cm_partition_period(const Interval *period, Oid key_type)
 {
 	CmPeriod	result = {period->month, 0};
-	int64		usecs = period->time;
 	const char *detail = NULL;
 
-	if (pg_mul_s64_overflow(period->day, USECS_PER_DAY, &result.usecs) ||
-		pg_add_s64_overflow(result.usecs, usecs, &result.usecs))
-		report_out_of_range();
+	if (pg_mul_s64_overflow(period->day, USECS_PER_DAY, &result.length) ||
+		pg_add_s64_overflow(result.length, period->time, &result.length))
+		cm_axis_report_out_of_range();
 
 	if (period->month < 0 || period->day < 0 || period->time < 0 ||
-		(period->month == 0 && result.usecs == 0))
+		(period->month == 0 && result.length == 0))
 		detail = "The period of a partition set must be positive.";
-	else if (period->month != 0 && result.usecs != 0)
+	else if (period->month != 0 && result.length != 0)
 		detail = "A period counts months, or days and hours, but not both: months differ in length.";
-	else if (result.usecs % USECS_PER_SEC != 0)
+	else if (result.length % USECS_PER_SEC != 0)
 		detail = "A period must be a whole number of seconds.";
-	else if (key_type == DATEOID && result.usecs % USECS_PER_DAY != 0)
+	else if (key_type == DATEOID && result.length % USECS_PER_DAY != 0)
 		detail = "The partition key is a date, so a period must be a whole number of days.";
-	else if (result.usecs > 100000 * USECS_PER_DAY || period->month > 12000)
+	else if (result.length > 100000 * USECS_PER_DAY || period->month > 12000)
 		detail = "A period can be at most 1000 years long.";
 
 	if (detail != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid period for a partition set"),
-				 errdetail("%s", detail),
-				 errhint("Use for instance '1 month', '1 week' or '1 day'.")));
+		report_period(detail, "Use for instance '1 month', '1 week' or '1 day'.");
 	return result;
 }
 
-/* A time zone by name; an error if there is none. */
-pg_tz *
-cm_partition_zone(const char *name)
+/* The width of partitions by number, as the planner wants it. */
+CmPeriod
+cm_partition_width(int64 width)
 {
-	pg_tz	   *zone = pg_tzset(name);
-
-	if (zone == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("time zone \"%s\" not recognized", name),
-				 errhint("See the view pg_timezone_names.")));
-	if (!pg_tz_acceptable(zone))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("time zone \"%s\" appears to use leap seconds", name),
-				 errdetail("PostgreSQL does not support leap seconds.")));
-	return zone;
-}
-
-/* A finite point, as text that every DateStyle and TimeZone reads alike. */
-char *
-cm_partition_literal(int64 point, Oid key_type)
-{
-	struct pg_tm tm;
-	fsec_t		fsec;
-	char		buf[MAXDATELEN + 1];
-
-	split_wall(point, &tm, &fsec);
-	tm.tm_isdst = 0;			/* else the zone is left out */
-	if (key_type == DATEOID)
-		EncodeDateOnly(&tm, USE_ISO_DATES, buf);
-	else
-		EncodeDateTime(&tm, fsec, key_type == TIMESTAMPTZOID, 0, NULL, USE_ISO_DATES, buf);
-	return pstrdup(buf);
-}
-
-/* A range for a message. */
-char *
-cm_partition_range_text(int64 from, int64 to, Oid key_type)
-{
-	return psprintf("from %s to %s",
-					from == DT_NOBEGIN ? "the beginning" : cm_partition_literal(from, key_type),
-					to == DT_NOEND ? "the end" : cm_partition_literal(to, key_type));
+	if (width <= 0)
+		report_period("The width of a partition must be positive.",
+					  "Use for instance width => 1000000.");
+	return (CmPeriod) {.length = width};
 }
 
 /*
@@ -460,7 +565,7 @@ cm_partition_covered_until(const List *existing, int64 point)
 	List	   *sorted = list_copy(existing);
 	ListCell   *cell;
 
-	list_sort(sorted, compare_partitions);
+	list_sort(sorted, cm_partition_compare);
 	foreach(cell, sorted)
 	{
 		CmPartition *partition = lfirst(cell);

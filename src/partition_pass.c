@@ -1,0 +1,397 @@
+/*-------------------------------------------------------------------------
+ *
+ * partition_pass.c
+ *	  The worker's pass over one set: do what there is to do, say how it went.
+ *
+ * A pass finds out what there is to do (partition_work.c), makes partitions,
+ * and finds out again until there is none to make: another session may have
+ * attached something meanwhile, rows may have come into the default
+ * partition.  Then it retires what has had its time, finishes what earlier
+ * passes began, and clears up.  Making and retiring are never one
+ * transaction, and neither are two of either, so no deadlock is of our
+ * making.
+ *
+ * The pass stops making at the first leaf that has to be put off: the next
+ * one would wait for the same lock.  Retiring goes on all the same, as it
+ * needs other locks, and stops likewise.
+ *
+ * How it went is written to partition_set_state whatever happened, then an
+ * error is thrown on, so the job room records it too.  A lock that was not to
+ * be had is no error; the pass is put off.
+ *
+ * What it does not do: wait.  What is put off is tried by the next run, which
+ * comes soon.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "partition.h"
+
+/* A pass without end would be one that is undone as it goes. */
+#define MAX_ROUNDS		10
+
+/* The pass and what came of it. */
+typedef struct Pass
+{
+	const CmJob *job;
+	CmPartitionWork work;
+	bool		has_work;
+	int			made;
+	int64		moved;
+	int			retired;
+	int			kept_back;
+	char	   *deferred;		/* the step that was put off */
+	int			blocked_by;
+} Pass;
+
+/* The job's table; an error if it is gone. */
+static Oid
+resolve_parent(const CmJob *job)
+{
+	Oid			parent = cm_relation_resolve(job->schema_name, job->relation_name);
+
+	if (!OidIsValid(parent))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("partitioned table \"%s.%s\" does not exist",
+						job->schema_name, job->relation_name),
+				 errhint("If it was dropped for good, call concertmaster.forget_partition_set(%s).",
+						 quote_literal_cstr(quote_qualified_identifier(job->schema_name,
+																	   job->relation_name)))));
+	return parent;
+}
+
+/* What is to be done now, in a transaction of its own. */
+static void
+find_work(Pass *pass)
+{
+	cm_transaction_begin(GetSessionUserId());
+	cm_partition_work(resolve_parent(pass->job), &pass->work);
+	pass->has_work = true;
+	cm_transaction_commit();
+}
+
+/* A step was put off: who is in the way? */
+static void
+put_off(Pass *pass, char *what, Oid leaf, CmPartitionStep step)
+{
+	if (pass->deferred != NULL)
+		return;
+	pass->deferred = what;
+	cm_transaction_begin(GetSessionUserId());
+	pass->blocked_by = cm_lock_holder(cm_partition_wishes(pass->work.parent, leaf, step));
+	cm_transaction_commit();
+}
+
+/* The step that a leaf is attached by. */
+static CmPartitionStep
+step_of(const CmLeaf *leaf)
+{
+	return leaf->kind == CM_LEAF_REBIND ? CM_STEP_DETACH :
+		leaf->kind == CM_LEAF_DRAIN ? CM_STEP_DRAIN : CM_STEP_ATTACH;
+}
+
+/* Make the leaves of the work.  False if the work has to be found anew, or was put off. */
+static bool
+make_leaves(Pass *pass)
+{
+	ListCell   *lc;
+
+	if (pass->work.leaves != NIL && !cm_partition_prove(&pass->work))
+	{
+		put_off(pass, "looking whether the default partition is free of rows",
+				InvalidOid, CM_STEP_DRAIN);
+		return false;
+	}
+	foreach(lc, pass->work.leaves)
+	{
+		CmLeaf	   *leaf = lfirst(lc);
+		CmLeafResult result;
+
+		cm_progress_report(foreach_current_index(lc), list_length(pass->work.leaves),
+						   leaf->rows > 0 ? "making partition %s with " INT64_FORMAT " rows" :
+						   "making partition %s", leaf->name, leaf->rows);
+		result = cm_partition_make(leaf);
+		if (result == CM_LEAF_STALE)
+			return false;
+		if (result == CM_LEAF_DEFERRED)
+		{
+			put_off(pass, psprintf("making partition %s", leaf->name), InvalidOid, step_of(leaf));
+			return false;
+		}
+		pass->made++;
+		if (leaf->kind == CM_LEAF_DRAIN)
+			pass->moved += leaf->rows;
+	}
+	return true;
+}
+
+/* Make partitions until there is none to make, or one was put off. */
+static void
+make_all(Pass *pass)
+{
+	for (int round = 0; round < MAX_ROUNDS; round++)
+	{
+		find_work(pass);
+		if (pass->work.leaves == NIL)
+			return;
+		(void) make_leaves(pass);
+		if (pass->deferred != NULL)
+			return;
+	}
+	put_off(pass, "making partitions, which others change meanwhile", InvalidOid, CM_STEP_ATTACH);
+}
+
+/* Note what keeps a partition from retiring. */
+static void
+keep_back(Pass *pass, const CmRetiree *retiree)
+{
+	pass->kept_back++;
+	cm_transaction_begin(GetSessionUserId());
+	cm_partition_state_write(pass->job, retiree, "referenced", retiree->references);
+	cm_transaction_commit();
+}
+
+/* Is the partition among those that have had their time?  kept: and is referenced. */
+static bool
+is_retiree(const Pass *pass, Oid relid, bool kept)
+{
+	ListCell   *lc;
+
+	foreach(lc, pass->work.retirees)
+	{
+		const CmRetiree *retiree = lfirst(lc);
+
+		if (retiree->relid == relid && (retiree->references != NULL) == kept)
+			return true;
+	}
+	return false;
+}
+
+static bool
+is_attached(const Pass *pass, Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, pass->work.existing)
+	{
+		if (((CmPartition *) lfirst(lc))->relid == relid)
+			return true;
+	}
+	return false;
+}
+
+/* Forget what was noted of partitions and is not so any more. */
+static void
+forget_outdated_notes(Pass *pass)
+{
+	const CmJob *job = pass->job;
+	ListCell   *lc;
+
+	cm_transaction_begin(GetSessionUserId());
+	foreach(lc, cm_partition_state_list(job->schema_name, job->relation_name, "referenced"))
+	{
+		Oid			relid = ((CmRetiree *) lfirst(lc))->relid;
+
+		if (!is_retiree(pass, relid, true))
+			cm_partition_state_delete(relid);
+	}
+	foreach(lc, cm_partition_state_list(job->schema_name, job->relation_name, "retiring"))
+	{
+		Oid			relid = ((CmRetiree *) lfirst(lc))->relid;
+
+		if (is_attached(pass, relid) && !is_retiree(pass, relid, false))
+			cm_partition_state_delete(relid);
+	}
+	cm_transaction_commit();
+}
+
+/* What earlier passes began, then what has had its time. */
+static List *
+list_retirees(const Pass *pass)
+{
+	List	   *begun;
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	cm_transaction_begin(GetSessionUserId());
+	begun = cm_partition_state_list(pass->job->schema_name, pass->job->relation_name, "retiring");
+	cm_transaction_commit();
+	foreach(lc, begun)
+	{
+		if (!is_attached(pass, ((CmRetiree *) lfirst(lc))->relid))
+			result = lappend(result, lfirst(lc));
+	}
+	return list_concat(result, pass->work.retirees);
+}
+
+/* Retire what has had its time. */
+static void
+retire_all(Pass *pass)
+{
+	List	   *retirees;
+	ListCell   *lc;
+
+	forget_outdated_notes(pass);
+	retirees = list_retirees(pass);
+	foreach(lc, retirees)
+	{
+		const CmRetiree *retiree = lfirst(lc);
+		bool		with_default = OidIsValid(pass->work.rest);
+
+		if (retiree->references != NULL)
+		{
+			keep_back(pass, retiree);
+			continue;
+		}
+		cm_progress_report(foreach_current_index(lc), list_length(retirees),
+						   "retiring partition %s", retiree->name);
+		if (!cm_partition_retire(pass->job, &pass->work, retiree))
+		{
+			put_off(pass, psprintf("retiring partition %s", retiree->name), retiree->relid,
+					with_default ? CM_STEP_DETACH : CM_STEP_FINALIZE);
+			return;
+		}
+		pass->retired++;
+	}
+}
+
+/* Drop what earlier passes left behind; what is in use, next time. */
+static void
+sweep(Pass *pass)
+{
+	List	   *leftovers;
+	ListCell   *lc;
+
+	cm_transaction_begin(GetSessionUserId());
+	leftovers = cm_partition_leftovers(pass->work.parent, pass->job->schema_name,
+									   pass->job->relation_name, pass->work.owner);
+	cm_transaction_commit();
+	foreach(lc, leftovers)
+	{
+		CmLeftover *leftover = lfirst(lc);
+
+		(void) cm_attempt_commit(cm_partition_leftover_drop, leftover, leftover->owner, NIL);
+	}
+}
+
+static void
+append_count(StringInfo text, int64 count, const char *what, const char *one, const char *many)
+{
+	if (count > 0)
+		appendStringInfo(text, "%s%s " INT64_FORMAT " %s", text->len ? ", " : "", what,
+						 count, count == 1 ? one : many);
+}
+
+/* How far partitions reach, for a message. */
+static void
+append_runway(StringInfo text, const CmPartitionWork *work)
+{
+	const CmAxis *axis = &work->settings.axis;
+	int64		until = cm_partition_covered_until(work->existing, work->now);
+
+	if (until == DT_NOEND)
+		appendStringInfoString(text, ", runway without end");
+	else if (cm_axis_is_time(axis))
+		appendStringInfo(text, ", runway until %s", timestamptz_to_str(cm_axis_instant(axis, until)));
+	else
+		appendStringInfo(text, ", runway until " INT64_FORMAT, until);
+}
+
+/* The pass in one line. */
+static char *
+describe(const Pass *pass)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	append_count(&text, pass->made, "made", "partition", "partitions");
+	append_count(&text, pass->moved, "moved", "row", "rows");
+	append_count(&text, pass->retired, "retired", "partition", "partitions");
+	append_count(&text, pass->kept_back, "kept", "referenced partition", "referenced partitions");
+	if (pass->deferred != NULL)
+		appendStringInfo(&text, "%sput off: %s%s", text.len ? "; " : "", pass->deferred,
+						 pass->blocked_by > 0 ? psprintf(", process %d is in the way", pass->blocked_by) :
+						 pass->blocked_by < 0 ? ", a prepared transaction is in the way" : "");
+	else
+	{
+		if (text.len == 0)
+			appendStringInfoString(&text, "nothing to do");
+		append_runway(&text, &pass->work);
+	}
+	return text.data;
+}
+
+/* The pass itself.  Throws, or fills in what came of it. */
+static void
+run_pass(Pass *pass)
+{
+	make_all(pass);
+	retire_all(pass);
+	if (pass->deferred == NULL)
+	{
+		sweep(pass);
+		if (!cm_partition_prove_no_more(&pass->work))
+			put_off(pass, "dropping a constraint of the default partition", InvalidOid, CM_STEP_ATTACH);
+	}
+}
+
+/* Write how it went. */
+static void
+report(const Pass *pass, const ErrorData *failure)
+{
+	CmSetReport report = {.deferred = pass->deferred,.blocked_by = pass->blocked_by,.failure = failure};
+
+	report.has_newest_value = pass->has_work && pass->work.has_newest_value;
+	report.newest_value = pass->work.now;
+	report.has_default = pass->has_work && OidIsValid(pass->work.rest);
+	report.default_rows = pass->work.rest_rows;
+	cm_transaction_begin(GetSessionUserId());
+	cm_partition_set_report(pass->job, &report);
+	cm_transaction_commit();
+}
+
+/* Worker's entry: one pass over one set. */
+void
+cm_partition_run(const CmJob *job, CmJobOutcome *outcome)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Pass	   *pass = palloc0(sizeof(Pass));
+	ErrorData  *edata;
+
+	pass->job = job;
+	PG_TRY();
+	{
+		run_pass(pass);
+		edata = NULL;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		edata = CopyErrorData();
+		FlushErrorState();
+		cm_transaction_abort();
+	}
+	PG_END_TRY();
+
+	if (edata != NULL && cm_error_means_later(edata, false))
+	{
+		pass->deferred = edata->message;
+		edata = NULL;
+	}
+	report(pass, edata);
+	if (edata != NULL)
+		ReThrowError(edata);
+	outcome->deferred = pass->deferred != NULL;
+	outcome->blocked_by = Max(pass->blocked_by, 0);
+	outcome->message = describe(pass);
+}

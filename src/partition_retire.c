@@ -1,0 +1,245 @@
+/*-------------------------------------------------------------------------
+ *
+ * partition_retire.c
+ *	  Retire one partition: detach it, then drop it, keep it or move it.
+ *
+ * Each statement is a transaction of its own, by the worker, at top level and
+ * as the parent's owner:
+ *
+ *	 note     a row in partition_state says that the partition is to retire, so
+ *			  that what a crash interrupts is finished, and nothing else is
+ *			  dropped
+ *	 detach   CONCURRENTLY where there is no default partition: nobody waits.
+ *			  Its own wait for the parent's users is cut off by the deadline;
+ *			  that is normal, and leaves the detaching pending
+ *	 finalize what is pending, once no snapshot is older; until then nothing is
+ *			  held
+ *	 remove   DROP TABLE, or ALTER TABLE ... SET SCHEMA, or nothing
+ *	 forget   the row
+ *
+ * With a default partition core refuses CONCURRENTLY; then a plain DETACH
+ * locks the parent, and is tried when nobody who is there to stay does.
+ *
+ * A pending detach that is not ours is finished too, as no other can begin
+ * before, unless a session is at work on a DETACH just now.
+ *
+ * What is dropped: the table with the oid, schema and name that were noted,
+ * which is no partition of anything, and only if the set's settings still say
+ * so.  Anything else is forgotten and left as it is.
+ *
+ * Locks: see partition_locks.c.  After an error the transaction is aborted by
+ * statement.c; the row says how far it came.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "compat.h"
+#include "partition.h"
+
+/* Where a partition stands on its way out. */
+typedef enum Stage
+{
+	STAGE_ATTACHED,
+	STAGE_PENDING,
+	STAGE_DETACHED,
+	STAGE_ELSEWHERE				/* not what was noted any more */
+} Stage;
+
+/* The names to build statements with, palloc'd outside of the transaction. */
+typedef struct Names
+{
+	char	   *parent;
+	char	   *leaf;
+	bool		concurrently;
+	List	   *wishes;
+} Names;
+
+/* Is the parent's entry for the leaf one of a detach that is pending? */
+static Stage
+find_stage(const CmPartitionWork *work, const CmRetiree *retiree)
+{
+	Oid			schema = get_namespace_oid(retiree->schema_name, true);
+	ListCell   *lc;
+
+	if (!OidIsValid(schema) || get_relname_relid(retiree->name, schema) != retiree->relid)
+		return STAGE_ELSEWHERE;
+	foreach(lc, cm_partition_existing(work->parent, &work->settings.axis))
+	{
+		CmPartition *partition = lfirst(lc);
+
+		if (partition->relid == retiree->relid)
+			return partition->is_pending ? STAGE_PENDING : STAGE_ATTACHED;
+	}
+	return get_rel_relispartition(retiree->relid) ? STAGE_ELSEWHERE : STAGE_DETACHED;
+}
+
+/* Does the set still say that what ends there is to go? */
+static bool
+is_outdated(const CmPartitionWork *work, const CmRetiree *retiree)
+{
+	CmPartitionSettings settings;
+	int64		cutoff;
+
+	return cm_partition_settings(work->parent, &settings) &&
+		cm_partition_cutoff(&settings, work->now, &cutoff) &&
+		retiree->upper_bound <= cutoff;
+}
+
+/* How far it is, and the names and locks of the step that follows. */
+static Stage
+look(const CmPartitionWork *work, const CmRetiree *retiree, Names *names)
+{
+	Stage		stage;
+	CmPartitionStep step;
+
+	cm_transaction_begin(GetSessionUserId());
+	stage = find_stage(work, retiree);
+	if (stage == STAGE_DETACHED && !is_outdated(work, retiree))
+		stage = STAGE_ELSEWHERE;
+	if (stage != STAGE_ELSEWHERE)
+	{
+		names->parent = cm_relation_quoted(work->parent);
+		names->leaf = cm_relation_quoted(retiree->relid);
+		names->concurrently = !OidIsValid(get_default_partition_oid(work->parent));
+		step = stage == STAGE_PENDING ? CM_STEP_FINALIZE :
+			stage == STAGE_DETACHED ? CM_STEP_REMOVE : CM_STEP_DETACH;
+		names->wishes = stage == STAGE_ATTACHED && names->concurrently ? NIL :
+			cm_partition_wishes(work->parent, retiree->relid, step);
+	}
+	cm_transaction_commit();
+	return stage;
+}
+
+/* Is any session at work on a DETACH, so that what is pending may be its own? */
+static bool
+somebody_detaches(void)
+{
+	bool		result;
+
+	cm_transaction_begin(GetSessionUserId());
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	SPI_execute("SELECT FROM pg_stat_activity WHERE datname = current_database()"
+				" AND pid <> pg_backend_pid() AND state = 'active' AND query ~* 'detach'", true, 1);
+	result = SPI_processed > 0;
+	SPI_finish();
+	cm_transaction_commit();
+	return result;
+}
+
+/* Is the row that says so there? */
+static bool
+is_noted(const CmJob *job, const CmRetiree *retiree)
+{
+	bool		result = false;
+	ListCell   *lc;
+
+	cm_transaction_begin(GetSessionUserId());
+	foreach(lc, cm_partition_state_list(job->schema_name, job->relation_name, "retiring"))
+		result = result || ((CmRetiree *) lfirst(lc))->relid == retiree->relid;
+	cm_transaction_commit();
+	return result;
+}
+
+static void
+note(const CmJob *job, const CmRetiree *retiree)
+{
+	cm_transaction_begin(GetSessionUserId());
+	cm_partition_state_write(job, retiree, "retiring", NULL);
+	cm_transaction_commit();
+}
+
+static void
+forget(const CmRetiree *retiree)
+{
+	cm_transaction_begin(GetSessionUserId());
+	cm_partition_state_delete(retiree->relid);
+	cm_transaction_commit();
+}
+
+/* Drop or move what was detached.  False if it was put off. */
+static bool
+remove_table(const CmPartitionWork *work, const Names *names)
+{
+	const CmPartitionSettings *settings = &work->settings;
+
+	if (!settings->retention_keep)
+		return cm_attempt_statement(psprintf("DROP TABLE %s", names->leaf),
+									work->owner, names->wishes);
+	if (settings->retention_schema != NULL)
+		return cm_attempt_statement(psprintf("ALTER TABLE %s SET SCHEMA %s", names->leaf,
+											 quote_identifier(settings->retention_schema)),
+									work->owner, names->wishes);
+	return true;
+}
+
+/*
+ * Begin to detach.  CONCURRENTLY has a deadline of its own, as its wait holds
+ * nothing: false then means that it is pending, or was not even begun.
+ */
+static bool
+detach(const CmPartitionWork *work, const Names *names)
+{
+	if (names->concurrently)
+		return cm_statement_run(psprintf("ALTER TABLE %s DETACH PARTITION %s CONCURRENTLY",
+										 names->parent, names->leaf),
+								work->owner, cm_ddl_deadline);
+	return cm_attempt_statement(psprintf("ALTER TABLE %s DETACH PARTITION %s",
+										 names->parent, names->leaf),
+								work->owner, names->wishes);
+}
+
+/*
+ * Bring one partition as far out as it gets.  Returns false if a step was put
+ * off.  The caller is in no transaction, before and after.
+ */
+bool
+cm_partition_retire(const CmJob *job, const CmPartitionWork *work, const CmRetiree *retiree)
+{
+	Names		names = {0};
+	Stage		before = STAGE_ELSEWHERE;
+	Stage		stage = look(work, retiree, &names);
+	bool		ours = is_noted(job, retiree);
+
+	if (stage == STAGE_PENDING && !ours && somebody_detaches())
+		return true;
+	while (stage != STAGE_ELSEWHERE)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (stage == STAGE_DETACHED)
+		{
+			/* A user's own DETACH ends here. */
+			if (ours && !remove_table(work, &names))
+				return false;
+			break;
+		}
+		if (stage == STAGE_ATTACHED)
+		{
+			if (before == STAGE_ATTACHED)
+				return false;
+			note(job, retiree);
+			ours = true;
+			(void) detach(work, &names);
+		}
+		else if (!cm_attempt_statement(psprintf("ALTER TABLE %s DETACH PARTITION %s FINALIZE",
+												names.parent, names.leaf),
+									   work->owner, names.wishes))
+			return false;
+		before = stage;
+		stage = look(work, retiree, &names);
+	}
+	if (ours)
+		forget(retiree);
+	return true;
+}
