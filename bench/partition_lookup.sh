@@ -68,7 +68,7 @@ bench_lookup() {
     for ((round = 1; round <= rounds; round++)); do
         for variant in plain every range by_id; do note "lookup.$variant" "$(lookup_time $variant)"; done
     done
-    heading "lookup: one row of $((36 * LOOKUP_ROWS)) by its id, 36 partitions ($rounds rounds)"
+    heading "lookup: one row of $((36 * LOOKUP_ROWS)) by its id, 36 partitions (median of $rounds)"
     row '' 'p50 us' 'by plain'
     lookup_row plain 'plain table'
     lookup_row every 'key (id, at), by id'

@@ -103,7 +103,7 @@ bench_idle() {
             sets_check "$contender" "$month"
         done
     done
-    heading "idle: a pass with nothing to do over $sets sets of $((32 + month)) partitions ($rounds rounds)"
+    heading "idle: a pass with nothing to do over $sets sets of $((32 + month)) partitions (median of $rounds)"
     row '' 'ms' 'ms a set' 'by ours'
     row 'target' '<= 100' '' ''
     ours=$(median idle.ours)
@@ -138,7 +138,7 @@ bench_more() {
         for contender in "${contenders[@]}"; do note "more.$contender" "$(sets_time_more "$contender" $month)"; done
     done
     month=$((month + 1))
-    heading "more: one more partition for each of $sets sets of 36 ($rounds rounds)"
+    heading "more: one more partition for each of $sets sets of 36 (median of $rounds)"
     row '' 'ms' 'ms a set' 'by ours' 'locks at once' 'by ours'
     row 'target' '' '' '' '< 60' ''
     for contender in "${contenders[@]}"; do

@@ -176,7 +176,7 @@ SQL
         for ((round = 1; round <= rounds; round++)); do
             for contender in control "${contenders[@]}"; do stall_run "$contender" "$mode"; done
         done
-        heading "stall, $mode a default partition: 4 added, 2 retired, a reader of $reader_seconds s ($rounds rounds)"
+        heading "stall, $mode a default partition: 4 added, 2 retired, a reader of $reader_seconds s (median of $rounds)"
         row '' 'writer ms/max' 'share %' 'reader ms/max' 'share %' 'done s'
         row 'target' '<= 70' '<= 1' '<= 70' '<= 1' ''
         for contender in control "${contenders[@]}"; do stall_row "$contender" "$mode"; done
