@@ -35,35 +35,35 @@ create_and_attach(void *arg)
 		cm_partition_leaf_attach(leaf);
 }
 
+/*
+ * The locks of attaching the leaf that others queue behind.  If that is the
+ * parent's alone there are none, and we can as well wait in its queue.
+ */
+static List *
+wishes_of(const CmLeaf *leaf)
+{
+	if (!cm_partition_locks_others(leaf->parent))
+		return NIL;
+	return cm_partition_wishes(leaf->parent, InvalidOid,
+							   leaf->kind == CM_LEAF_DRAIN ? CM_STEP_DRAIN : CM_STEP_ATTACH);
+}
+
 /* Make an empty leaf in subtransactions of the caller's. */
 CmLeafResult
 cm_partition_make_here(CmLeaf *leaf)
 {
-	List	   *wishes = cm_partition_wishes(leaf->parent, InvalidOid, CM_STEP_ATTACH);
-
-	if (!cm_attempt_here(create_and_attach, leaf, wishes))
+	if (!cm_attempt_here(create_and_attach, leaf, wishes_of(leaf)))
 		return CM_LEAF_DEFERRED;
 	return leaf->stale ? CM_LEAF_STALE : CM_LEAF_MADE;
-}
-
-/* The locks of a step of the leaf, asked outside of any transaction. */
-static List *
-wishes_of(const CmLeaf *leaf, CmPartitionStep step)
-{
-	List	   *wishes;
-
-	cm_transaction_begin(GetSessionUserId());
-	wishes = cm_partition_wishes(leaf->parent, InvalidOid, step);
-	cm_transaction_commit();
-	return wishes;
 }
 
 /* Make a leaf in transactions of its own. */
 CmLeafResult
 cm_partition_make(CmLeaf *leaf)
 {
-	bool		drain = leaf->kind == CM_LEAF_DRAIN;
+	CmStep		attach = leaf->kind == CM_LEAF_DRAIN ? cm_partition_leaf_drain : cm_partition_leaf_attach;
 	CmLeafResult result;
+	List	   *wishes;
 
 	if (leaf->kind == CM_LEAF_REBIND)
 		return cm_partition_rebind(leaf);
@@ -73,9 +73,10 @@ cm_partition_make(CmLeaf *leaf)
 		return CM_LEAF_DEFERRED;
 	if (leaf->stale)
 		return CM_LEAF_STALE;
-	if (!cm_attempt_commit(drain ? cm_partition_leaf_drain : cm_partition_leaf_attach,
-						   leaf, leaf->owner,
-						   wishes_of(leaf, drain ? CM_STEP_DRAIN : CM_STEP_ATTACH)))
+	cm_transaction_begin(GetSessionUserId());
+	wishes = wishes_of(leaf);
+	cm_transaction_commit();
+	if (!cm_attempt_commit(attach, leaf, leaf->owner, wishes))
 		result = CM_LEAF_DEFERRED;
 	else if (leaf->stale)
 		result = CM_LEAF_STALE;
