@@ -454,8 +454,8 @@ warn_conflicts(int phase, MemoryContext context)
 
 /*
  * Build one phase in a worker and wait for it.  A phase with a hot window is
- * built again daily, for the partitions that were made since; what was put
- * off, as soon as the launcher gets to it.
+ * built again daily, for the partitions that were made or aged out since; what
+ * was put off, as soon as the launcher gets to it.
  */
 static void
 call_phase(FunctionCallInfo fcinfo, int phase, bool hot, MemoryContext context)
