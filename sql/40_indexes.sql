@@ -97,6 +97,13 @@ AS 'MODULE_PATHNAME', 'cm_build_indexes';
 COMMENT ON PROCEDURE concertmaster.build_indexes(integer) IS
 'Builds the planned indexes of the caller''s tables in a background worker, without blocking writers, and waits; shows progress as notices.  Argument: phase, as in index_plan; NULL: all phases in order.  Indexes that are there are kept, leftovers of a build that was interrupted are replaced, an index of the same name but another definition is left alone with a warning.  One with a hot window is dropped from partitions that have aged out of it, where it was built for that window and has no other use.  If some fail, the others are built all the same.  Errors: 22023 for a phase without an index of a table that the caller owns; the SQLSTATE of the first index that failed; 25001 inside a transaction block, 25006 on a standby, 53000 without a free worker.  Open to everybody, for tables that they own.';
 
+CREATE FUNCTION concertmaster._wake_hot_indexes(relation regclass) RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cm__wake_hot_indexes';
+REVOKE ALL ON FUNCTION concertmaster._wake_hot_indexes(regclass) FROM PUBLIC;  -- for tests
+COMMENT ON FUNCTION concertmaster._wake_hot_indexes(regclass) IS
+'Internal: makes the build jobs due that have an index with a hot window of this partitioned table, or of one that it is a partition of, except those whose state is locked; done when partitions come or go.  Argument: relation.  No errors.  For tests.';
+
 -- Weights of the phases are a rough guess: reading the table is most of it.
 CREATE FUNCTION concertmaster._index_fraction(phase text, blocks_done bigint, blocks_total bigint, tuples_done bigint, tuples_total bigint)
 RETURNS double precision
