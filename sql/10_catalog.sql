@@ -154,7 +154,7 @@ COMMENT ON COLUMN concertmaster.index_plan.index_name IS 'name of the index';
 COMMENT ON COLUMN concertmaster.index_plan.is_unique IS 'true for a unique index';
 COMMENT ON COLUMN concertmaster.index_plan.definition IS 'what follows ON table in CREATE INDEX, for instance: USING gin (data) WHERE data IS NOT NULL';
 COMMENT ON COLUMN concertmaster.index_plan.purpose IS 'the query that it serves, in words';
-COMMENT ON COLUMN concertmaster.index_plan.hot_window IS 'how far back partitions shall have it; NULL: all';
+COMMENT ON COLUMN concertmaster.index_plan.hot_window IS 'how far back partitions shall have it, each by itself; the next build drops from those that have aged out what it made there; an end in time is read from a range by timestamptz, timestamp, date or uuid of version 7; NULL: all';
 
 -- Not dumped: what the last build said about a planned index.
 CREATE TABLE concertmaster.index_state (

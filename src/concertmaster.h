@@ -154,6 +154,7 @@ extern int64 cm_job_upsert_named(const char *name, CmJobKind kind,
 extern bool cm_job_remove(CmJobKind kind, Oid relid, int phase);
 extern char *cm_job_name(CmJobKind kind, Oid relid, int phase);
 extern char *cm_job_own_name(const char *name);
+extern void cm_hot_indexes_wake(Oid relid);
 
 /* in job_database.c: make way for work on databases */
 extern void cm_database_hook_install(void);

@@ -23,6 +23,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -280,6 +281,46 @@ cm_job_remove(CmJobKind kind, Oid relid, int phase)
 	cm_scope_leave(&scope);
 	cm_shared_wake_at_commit();
 	return found;
+}
+
+/*
+ * A table has got or lost partitions: make those build jobs due that have an
+ * index with a hot window of it, or of a table that it is a partition of.
+ *
+ * Waits for nobody and does not fail for others' doings: a job whose state is
+ * locked, or can have been changed after the caller's one snapshot was taken,
+ * is left to its daily run.
+ */
+void
+cm_hot_indexes_wake(Oid relid)
+{
+	CmScope		scope;
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+
+	if (IsolationUsesXactSnapshot())
+		return;
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("WITH RECURSIVE up AS ("
+						  "  SELECT $1 AS oid UNION SELECT h.inhparent FROM up JOIN pg_inherits h ON h.inhrelid = up.oid),"
+						  " free AS (SELECT s.job_id FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
+						  "  WHERE j.kind = 'build' AND EXISTS ("
+						  "    SELECT FROM concertmaster.index_plan p"
+						  "      LEFT JOIN (concertmaster.relation_map m JOIN pg_class k ON k.oid = m.relid)"
+						  "        ON (m.schema_name, m.relation_name) = (p.schema_name, p.table_name)"
+						  "      LEFT JOIN (pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace)"
+						  "        ON (n.nspname, c.relname) = (p.schema_name, p.table_name)"
+						  "     WHERE p.phase = j.phase AND p.hot_window IS NOT NULL"
+						  "       AND coalesce(k.oid, c.oid) IN (SELECT oid FROM up))"
+						  "  FOR UPDATE OF s SKIP LOCKED)"
+						  " UPDATE concertmaster.job_state s"
+						  "    SET next_run = clock_timestamp(), scheduled = coalesce(s.scheduled, s.next_run),"
+						  "        requests = s.requests + 1"
+						  "   FROM free WHERE s.job_id = free.job_id",
+						  1, types, values, NULL, false, 0);
+	if (SPI_processed > 0)
+		cm_shared_wake_at_commit();
+	cm_scope_leave(&scope);
 }
 
 /* The number of the job with this name; an error if there is none. */
