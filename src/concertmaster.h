@@ -64,6 +64,18 @@ typedef struct CmJobOutcome
 	char	   *message;		/* one line for job_run.message, or NULL */
 } CmJobOutcome;
 
+/* One of several jobs that a procedure has run, and how it went. */
+typedef struct CmJobCall
+{
+	int64		job_id;
+	char	   *name;			/* of what it is about, for messages */
+	char	   *status;			/* as in job_run; NULL: it did not come to run */
+	int			sqlerrcode;
+	char	   *message;		/* these three palloc'd, or NULL */
+	char	   *detail;
+	char	   *hint;
+} CmJobCall;
+
 /* What cm_catalog_enter() and cm_owner_enter() changed, for the way back. */
 typedef struct CmScope
 {
@@ -162,6 +174,7 @@ extern void cm_database_hook_install(void);
 /* in job_call.c: run a job in a worker and wait, from a CALLed procedure */
 extern void cm_launcher_register(void);
 extern bool cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message);
+extern void cm_jobs_call(FunctionCallInfo fcinfo, List *calls, const char *name);
 
 /* in index_run.c, partition_apply.c, matview_refresh.c, install_apply.c */
 extern void cm_index_run(const CmJob *job, CmJobOutcome *outcome);

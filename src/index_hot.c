@@ -334,7 +334,7 @@ look_step(void *arg)
 static bool
 look_again(ColdLook *look)
 {
-	return cm_attempt_commit(look_step, look, GetSessionUserId());
+	return cm_attempt_commit(look_step, look, GetSessionUserId(), NIL);
 }
 
 /* Drop the index that a look found.  False if a deadlock chose the drop. */

@@ -260,6 +260,7 @@ extern bool cm_partition_settings(Oid parent, CmPartitionSettings *settings);
 extern void cm_partition_set_write(Oid parent, bool is_new, const Datum *columns, const char *nulls);
 extern void cm_partition_set_clear(Oid parent, CmSetColumn number);
 extern bool cm_partition_set_delete(const char *schema_name, const char *table_name);
+extern bool cm_partition_needs_pass(const char *schema_name, const char *table_name);
 extern void cm_partition_set_report(const CmJob *job, const CmSetReport *report);
 extern void cm_partition_state_write(const CmJob *job, const CmRetiree *retiree,
 									 const char *state, const char *detail);
@@ -279,6 +280,9 @@ extern char *cm_partition_columns(Oid parent);
 /* in partition_work.c: what the next pass does */
 extern void cm_partition_work(Oid parent, CmPartitionWork *work);
 extern CmLeaf *cm_partition_leaf(Oid parent, const CmAxis *axis, const CmPartitionPlanned *planned);
+
+/* in partition_pass.c: the worker's pass */
+extern bool cm_partition_is_idle(Oid parent);
 
 /* in partition_apply.c: one leaf, under deadlines and with retries */
 extern CmLeafResult cm_partition_make_here(CmLeaf *leaf);

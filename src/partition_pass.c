@@ -331,12 +331,23 @@ describe(const Pass *pass)
 	return text.data;
 }
 
+/* Other partitions are inside the hot windows of planned indexes now. */
+static void
+wake_hot_indexes(const Pass *pass)
+{
+	cm_transaction_begin(GetSessionUserId());
+	cm_hot_indexes_wake(pass->work.parent);
+	cm_transaction_commit();
+}
+
 /* The pass itself.  Throws, or fills in what came of it. */
 static void
 run_pass(Pass *pass)
 {
 	make_all(pass);
 	retire_all(pass);
+	if (pass->made > 0 || pass->retired > 0)
+		wake_hot_indexes(pass);
 	if (pass->deferred == NULL)
 	{
 		sweep(pass);
@@ -358,6 +369,23 @@ report(const Pass *pass, const ErrorData *failure)
 	cm_transaction_begin(GetSessionUserId());
 	cm_partition_set_report(pass->job, &report);
 	cm_transaction_commit();
+}
+
+/*
+ * Has a pass over the set nothing to do, and did the last one go well?  In the
+ * transaction that is open; as the caller, who may.
+ */
+bool
+cm_partition_is_idle(Oid parent)
+{
+	char	   *schema_name = get_namespace_name(get_rel_namespace(parent));
+	char	   *table_name = get_rel_name(parent);
+	CmPartitionWork work;
+
+	if (table_name == NULL || cm_partition_needs_pass(schema_name, table_name))
+		return false;
+	cm_partition_work(parent, &work);
+	return work.leaves == NIL && work.retirees == NIL;
 }
 
 /* Worker's entry: one pass over one set. */

@@ -216,6 +216,32 @@ cm_partition_set_delete(const char *schema_name, const char *table_name)
 	return found;
 }
 
+/*
+ * Does the set's own state ask for a pass: was there none yet, did the last
+ * one not go well, is something begun or kept back?
+ */
+bool
+cm_partition_needs_pass(const char *schema_name, const char *table_name)
+{
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	CmScope		scope;
+	bool		result;
+
+	values[0] = CStringGetTextDatum(schema_name);
+	values[1] = CStringGetTextDatum(table_name);
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("SELECT FROM concertmaster.partition_set_state"
+						  " WHERE schema_name = $1 AND table_name = $2"
+						  "   AND deferred IS NULL AND sqlstate IS NULL AND last_success = last_roll"
+						  "   AND NOT EXISTS (SELECT FROM concertmaster.partition_state p"
+						  "                    WHERE p.schema_name = $1 AND p.table_name = $2)",
+						  2, types, values, NULL, false, 1);
+	result = SPI_processed == 0;
+	cm_scope_leave(&scope);
+	return result;
+}
+
 static Datum
 text_or_null(const char *text, char *null)
 {
