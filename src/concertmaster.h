@@ -7,7 +7,7 @@
  *
  *	 concertmaster -> job_launcher -> job_worker
  *	   -> { install, index, partition, matview }
- *	   -> { job_queue, job_call, attempt, lock_watch, relation, statement,
+ *	   -> { job_queue, job_call, attempt, lock_watch, saved_plan, relation, statement,
  *		    shared_state, settings, compat }
  *
  * The rooms in the third line never call each other.  What only one room
@@ -134,6 +134,9 @@ extern bool cm_attempt_commit(CmStep step, void *arg, Oid userid, const List *wi
 extern bool cm_attempt_here(CmStep step, void *arg, const List *wishes);
 extern bool cm_attempt_statement(const char *sql, Oid userid, const List *wishes);
 extern void cm_lock_waits_limit(void);
+
+/* in saved_plan.c: queries that are planned once per session */
+extern int	cm_query(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls);
 
 /* in relation.c: names, owners, who we act as */
 extern void cm_catalog_enter(CmScope *scope);

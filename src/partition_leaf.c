@@ -84,7 +84,7 @@ cm_partition_execute(const char *sql)
 		elog(ERROR, "SPI_execute failed: %s: %s", SPI_result_code_string(code), sql);
 }
 
-/* Run a query whose rows are statements, then run these in order. */
+/* Run a query, a literal, whose rows are statements, then run these in order. */
 static void
 execute_each(const char *query, int nargs, const Oid *args)
 {
@@ -95,15 +95,15 @@ execute_each(const char *query, int nargs, const Oid *args)
 
 	for (int i = 0; i < nargs; i++)
 		values[i] = ObjectIdGetDatum(args[i]);
-	if (SPI_execute_with_args(query, nargs, types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute_with_args failed: %s", query);
+	if (cm_query(query, nargs, types, values, NULL) != SPI_OK_SELECT)
+		elog(ERROR, "query failed: %s", query);
 	table = SPI_tuptable;
 	count = SPI_processed;
 	for (uint64 i = 0; i < count; i++)
 		cm_partition_execute(SPI_getvalue(table->vals[i], table->tupdesc, 1));
 }
 
-/* The one text that a query about two relations yields, or NULL. */
+/* The one text that a query, a literal, about a relation yields, or NULL. */
 static char *
 select_text(const char *query, Oid arg)
 {
@@ -111,8 +111,8 @@ select_text(const char *query, Oid arg)
 	Datum		values[1];
 
 	values[0] = ObjectIdGetDatum(arg);
-	if (SPI_execute_with_args(query, 1, types, values, NULL, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute_with_args failed: %s", query);
+	if (cm_query(query, 1, types, values, NULL) != SPI_OK_SELECT)
+		elog(ERROR, "query failed: %s", query);
 	if (SPI_processed == 0)
 		return NULL;
 	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
@@ -180,8 +180,8 @@ clear_name(const CmLeaf *leaf)
 	if (is_leftover(relid, leaf))
 	{
 		LockRelationOid(relid, AccessExclusiveLock);
-		if (select_text(psprintf("SELECT 'a row' FROM ONLY %s WHERE $1 IS NOT NULL LIMIT 1", name),
-						relid) == NULL)
+		if (SPI_execute(psprintf("SELECT FROM ONLY %s", name), false, 1) == SPI_OK_SELECT &&
+			SPI_processed == 0)
 		{
 			cm_partition_execute(psprintf("DROP TABLE %s", name));
 			return;

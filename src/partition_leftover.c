@@ -57,7 +57,7 @@ cm_partition_leftovers(Oid parent, const char *schema_name, const char *table_na
 	cm_catalog_enter(&scope);
 
 	/* By the beginning of the name, which an index has; not by the comment. */
-	SPI_execute_with_args("SELECT c.oid, c.relowner"
+	cm_query("SELECT c.oid, c.relowner"
 						  "  FROM pg_class c"
 						  " WHERE c.relname LIKE replace(replace(replace($4, '\\', '\\\\'), '%', '\\%'), '_', '\\_') || '%'"
 						  "   AND c.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = $3)"
@@ -65,7 +65,7 @@ cm_partition_leftovers(Oid parent, const char *schema_name, const char *table_na
 						  "   AND obj_description(c.oid, 'pg_class') = $1"
 						  "   AND pg_has_role($2, c.relowner, 'USAGE')"
 						  " ORDER BY c.relname",
-						  4, types, values, NULL, false, 0);
+						  4, types, values, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];

@@ -90,7 +90,7 @@ static const NamedIn named_in[] =
 static bool
 reconcile_needed(void)
 {
-	SPI_execute("SELECT 1 FROM concertmaster.relation_map m"
+	cm_query("SELECT 1 FROM concertmaster.relation_map m"
 				" WHERE (SELECT (c.relname, (SELECT n.nspname FROM pg_namespace n WHERE n.oid = c.relnamespace))"
 				"               = (m.relation_name, m.schema_name)"
 				"          FROM pg_class c WHERE c.oid = m.relid) IS NOT TRUE"
@@ -99,7 +99,7 @@ reconcile_needed(void)
 				" WHERE v.relid IS NULL AND"
 				"       (SELECT c.oid FROM pg_class c WHERE c.relname = v.relation_name"
 				"           AND c.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = v.schema_name)) IS NOT NULL"
-				" LIMIT 1", true, 1);
+				" LIMIT 1", 0, NULL, NULL, NULL);
 	return SPI_processed > 0;
 }
 
@@ -251,12 +251,12 @@ cm_relations_reconcile(void)
 					" ON CONFLICT DO NOTHING",
 					false, 0);
 	}
-	SPI_execute("UPDATE concertmaster.job j SET owner = o.owner"
+	cm_query("UPDATE concertmaster.job j SET owner = o.owner"
 				"  FROM concertmaster.relation_map m,"
 				"       LATERAL (SELECT (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = m.relid) AS owner) o"
 				" WHERE m.schema_name = j.schema_name AND m.relation_name = j.relation_name"
 				"   AND j.owner <> o.owner",
-				false, 0);
+				0, NULL, NULL, NULL);
 	cm_scope_leave(&scope);
 }
 
