@@ -137,6 +137,7 @@ extern CmPartition *cm_partition_overlapping(const List *existing, int64 from, i
 /* in partition_leaf.c: one leaf, in the transaction that is open */
 extern void cm_partition_enter(CmScope *scope, Oid owner);
 extern void cm_partition_execute(const char *sql);
+extern void cm_partition_see_all_rows(void);
 extern char *cm_partition_leaf_quoted(const CmLeaf *leaf);
 extern void cm_partition_leaf_create(void *leaf);
 extern void cm_partition_leaf_attach(void *leaf);

@@ -74,6 +74,14 @@ pin_tablespace(const CmLeaf *leaf, Oid model)
 								 GUC_ACTION_SAVE, true, 0, false);
 }
 
+/* Until the scope ends: an error where a policy would hide a row. */
+void
+cm_partition_see_all_rows(void)
+{
+	(void) set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
 /* Run one statement that returns nothing. */
 void
 cm_partition_execute(const char *sql)
@@ -455,6 +463,34 @@ lock_for_drain(const CmLeaf *leaf, Oid rest)
 		LockRelationOid(lfirst_oid(lc), ShareRowExclusiveLock);
 }
 
+/* Move the rows that belong in the leaf.  Caller has the locks. */
+static void
+move_rows(CmLeaf *leaf, Oid rest)
+{
+	List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
+	char	   *key = cm_partition_key_name(leaf->parent);
+	char	   *columns = cm_partition_columns(leaf->parent);
+	StringInfoData sql;
+	CmScope		scope;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "WITH moved AS (DELETE FROM %s WHERE %s IS NOT NULL", cm_relation_quoted(rest), key);
+	if (leaf->from != DT_NOBEGIN)
+		appendStringInfo(&sql, " AND %s >= %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->from));
+	if (leaf->to != DT_NOEND)
+		appendStringInfo(&sql, " AND %s < %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->to));
+	appendStringInfo(&sql, " RETURNING %s) INSERT INTO %s (%s) SELECT %s FROM moved",
+					 columns, cm_partition_leaf_quoted(leaf), columns, columns);
+
+	cm_owner_enter(&scope, leaf->owner, true);
+	cm_partition_see_all_rows();
+	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	cm_partition_execute(sql.data);
+	leaf->rows = SPI_processed;
+	cm_scope_leave(&scope);
+}
+
 /*
  * Second step where rows of the default partition belong in the table: move
  * them and attach it, so that a reader finds them in one or the other.  A row
@@ -475,22 +511,8 @@ cm_partition_leaf_drain(void *arg)
 	rest = get_default_partition_oid(leaf->parent);
 	if (!leaf->stale && OidIsValid(rest))
 	{
-		List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
-		char	   *key = cm_partition_key_name(leaf->parent);
-		char	   *columns = cm_partition_columns(leaf->parent);
-
 		lock_for_drain(leaf, rest);
-		(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-		cm_partition_execute(psprintf("WITH moved AS (DELETE FROM %s WHERE %s%s RETURNING %s)"
-									  " INSERT INTO %s (%s) SELECT %s FROM moved",
-									  cm_relation_quoted(rest),
-									  leaf->from == DT_NOBEGIN ? "true" :
-									  psprintf("%s >= %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->from)),
-									  leaf->to == DT_NOEND ? "" :
-									  psprintf(" AND %s < %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->to)),
-									  columns, cm_partition_leaf_quoted(leaf), columns, columns));
-		leaf->rows = SPI_processed;
+		move_rows(leaf, rest);
 		attach_table(leaf);
 	}
 	cm_scope_leave(&scope);

@@ -85,7 +85,8 @@ static const NamedIn named_in[] =
 
 /*
  * Is there anything to write but owners?  Scalar subqueries keep the planner,
- * which knows little of our small tables, from reading all of pg_class.
+ * which knows little of our small tables, from reading all of pg_class; LIMIT,
+ * as an old snapshot sees an old name beside the same one made since.
  */
 static bool
 reconcile_needed(void)
@@ -98,7 +99,8 @@ reconcile_needed(void)
 				"SELECT 1 FROM concertmaster.managed_names v"
 				" WHERE v.relid IS NULL AND"
 				"       (SELECT c.oid FROM pg_class c WHERE c.relname = v.relation_name"
-				"           AND c.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = v.schema_name)) IS NOT NULL"
+				"           AND c.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = v.schema_name LIMIT 1)"
+				"         LIMIT 1) IS NOT NULL"
 				" LIMIT 1", 0, NULL, NULL, NULL);
 	return SPI_processed > 0;
 }
