@@ -12,6 +12,7 @@
 #ifndef CM_PARTITION_H
 #define CM_PARTITION_H
 
+#include "compat.h"
 #include "concertmaster.h"
 
 #include "nodes/execnodes.h"
@@ -211,7 +212,7 @@ extern char *cm_axis_literal(const CmAxis *axis, int64 point);
 extern char *cm_axis_exact_literal(const CmAxis *axis, Datum value);
 extern char *cm_axis_range_text(const CmAxis *axis, int64 from, int64 to);
 extern void cm_axis_split(Timestamp wall, struct pg_tm *tm, fsec_t *fsec);
-extern void cm_axis_report_out_of_range(void) pg_attribute_noreturn();
+pg_noreturn extern void cm_axis_report_out_of_range(void);
 
 /* in partition_plan.c: pure */
 extern CmPeriod cm_partition_period(const Interval *period, Oid key_type);
