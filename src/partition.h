@@ -226,6 +226,7 @@ extern List *cm_partition_outdated(const CmPartitionSettings *settings,
 extern bool cm_partition_cutoff(const CmPartitionSettings *settings, int64 now, int64 *cutoff);
 extern int64 cm_partition_horizon(const CmPartitionSettings *settings, int64 now);
 extern List *cm_partition_urgent_first(const List *plan, int64 point);
+extern bool cm_partition_on_grid(const CmPartitionSettings *settings, int64 point);
 extern CmPartitionPlanned *cm_partition_month(const CmAxis *axis, int year, int month);
 extern char *cm_partition_name(const char *table, const char *suffix);
 extern int64 cm_partition_covered_until(const List *existing, int64 point);
