@@ -139,6 +139,15 @@ label_exists(int64 label, const CmPartitionSettings *settings)
 	return label_floor(cm_axis_label(axis, cm_axis_label_point(axis, label)), settings) == label;
 }
 
+/* Does a period begin at this point? */
+bool
+cm_partition_on_grid(const CmPartitionSettings *settings, int64 point)
+{
+	int64		label = cm_axis_label(&settings->axis, point);
+
+	return label_floor(label, settings) == label;
+}
+
 /* The first label that exists after one. */
 static int64
 next_label(int64 label, const CmPartitionSettings *settings)

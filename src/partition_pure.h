@@ -14,6 +14,8 @@
 
 #include "postgres.h"
 
+#include "compat.h"
+
 #include "nodes/pg_list.h"
 #include "pgtime.h"
 #include "utils/timestamp.h"
@@ -97,7 +99,7 @@ extern char *cm_axis_literal(const CmAxis *axis, int64 point);
 extern char *cm_axis_exact_literal(const CmAxis *axis, Datum value);
 extern char *cm_axis_range_text(const CmAxis *axis, int64 from, int64 to);
 extern void cm_axis_split(Timestamp wall, struct pg_tm *tm, fsec_t *fsec);
-extern void cm_axis_report_out_of_range(void) pg_attribute_noreturn();
+pg_noreturn extern void cm_axis_report_out_of_range(void);
 
 /* in partition_plan.c: pure */
 extern CmPeriod cm_partition_period(const Interval *period, Oid key_type);
@@ -110,6 +112,7 @@ extern List *cm_partition_outdated(const CmPartitionSettings *settings,
 								   const List *existing, int64 now);
 extern bool cm_partition_cutoff(const CmPartitionSettings *settings, int64 now, int64 *cutoff);
 extern List *cm_partition_urgent_first(const List *plan, int64 point);
+extern bool cm_partition_on_grid(const CmPartitionSettings *settings, int64 point);
 extern CmPartitionPlanned *cm_partition_month(const CmAxis *axis, int year, int month);
 extern char *cm_partition_name(const char *table, const char *suffix);
 extern int64 cm_partition_covered_until(const List *existing, int64 point);
