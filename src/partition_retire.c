@@ -25,7 +25,9 @@
  *
  * What is dropped: the table with the oid, schema and name that were noted,
  * which is no partition of anything, and only if the set's settings still say
- * so.  Anything else is forgotten and left as it is.
+ * so.  That is asked again under the table's lock, since whoever held it
+ * before us may have changed all of it.  Anything else is forgotten and left
+ * as it is.
  *
  * Locks: see partition_locks.c.  After an error the transaction is aborted by
  * statement.c; the row says how far it came.
@@ -41,6 +43,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
@@ -105,7 +108,7 @@ look(const CmPartitionWork *work, const CmRetiree *retiree, Names *names)
 
 	cm_transaction_begin(GetSessionUserId());
 	stage = find_stage(work, retiree);
-	if (stage == STAGE_DETACHED && !is_outdated(work, retiree))
+	if (stage != STAGE_PENDING && !is_outdated(work, retiree))
 		stage = STAGE_ELSEWHERE;
 	if (stage != STAGE_ELSEWHERE)
 	{
@@ -168,20 +171,70 @@ forget(const CmRetiree *retiree)
 	cm_transaction_commit();
 }
 
-/* Drop or move what was detached.  False if it was put off. */
-static bool
-remove_table(const CmPartitionWork *work, const Names *names)
+/* What the steps below work on. */
+typedef struct Retiring
 {
-	const CmPartitionSettings *settings = &work->settings;
+	const CmPartitionWork *work;
+	const CmRetiree *retiree;
+} Retiring;
 
-	if (!settings->retention_keep)
-		return cm_attempt_statement(psprintf("DROP TABLE %s", names->leaf),
-									work->owner, names->wishes);
-	if (settings->retention_schema != NULL)
-		return cm_attempt_statement(psprintf("ALTER TABLE %s SET SCHEMA %s", names->leaf,
-											 quote_identifier(settings->retention_schema)),
-									work->owner, names->wishes);
-	return true;
+/*
+ * Under the locks of a step: is all as it was when it was chosen?  Whoever
+ * held them before us may have renamed, attached or exchanged the table.
+ */
+static bool
+is_still(const Retiring *retiring, Stage stage)
+{
+	return find_stage(retiring->work, retiring->retiree) == stage &&
+		is_outdated(retiring->work, retiring->retiree);
+}
+
+/* Drop or move what was detached. */
+static void
+remove_step(void *arg)
+{
+	const Retiring *retiring = arg;
+	const CmPartitionSettings *settings = &retiring->work->settings;
+	Oid			relid = retiring->retiree->relid;
+	CmScope		scope;
+
+	LockRelationOid(relid, AccessExclusiveLock);
+	if (!is_still(retiring, STAGE_DETACHED))
+		return;
+	cm_partition_enter(&scope, retiring->work->owner);
+	cm_partition_execute(settings->retention_keep ?
+						 psprintf("ALTER TABLE %s SET SCHEMA %s", cm_relation_quoted(relid),
+								  quote_identifier(settings->retention_schema)) :
+						 psprintf("DROP TABLE %s", cm_relation_quoted(relid)));
+	cm_scope_leave(&scope);
+}
+
+/* The plain DETACH. */
+static void
+detach_step(void *arg)
+{
+	const Retiring *retiring = arg;
+	Oid			parent = retiring->work->parent;
+	CmScope		scope;
+
+	LockRelationOid(parent, AccessExclusiveLock);
+	if (!is_still(retiring, STAGE_ATTACHED))
+		return;
+	cm_partition_enter(&scope, retiring->work->owner);
+	cm_partition_execute(psprintf("ALTER TABLE %s DETACH PARTITION %s", cm_relation_quoted(parent),
+								  cm_relation_quoted(retiring->retiree->relid)));
+	cm_scope_leave(&scope);
+}
+
+/* Drop or move what was detached, or neither.  False if it was put off. */
+static bool
+remove_table(const CmPartitionWork *work, const CmRetiree *retiree, const Names *names)
+{
+	Retiring	retiring = {.work = work,.retiree = retiree};
+
+	if (work->settings.retention_keep && work->settings.retention_schema == NULL)
+		return true;
+	return cm_attempt_commit(remove_step, &retiring, work->owner, names->wishes);
 }
 
 /*
@@ -189,15 +242,15 @@ remove_table(const CmPartitionWork *work, const Names *names)
  * nothing: false then means that it is pending, or was not even begun.
  */
 static bool
-detach(const CmPartitionWork *work, const Names *names)
+detach(const CmPartitionWork *work, const CmRetiree *retiree, const Names *names)
 {
+	Retiring	retiring = {.work = work,.retiree = retiree};
+
 	if (names->concurrently)
 		return cm_statement_run(psprintf("ALTER TABLE %s DETACH PARTITION %s CONCURRENTLY",
 										 names->parent, names->leaf),
 								work->owner, cm_ddl_deadline);
-	return cm_attempt_statement(psprintf("ALTER TABLE %s DETACH PARTITION %s",
-										 names->parent, names->leaf),
-								work->owner, names->wishes);
+	return cm_attempt_commit(detach_step, &retiring, work->owner, names->wishes);
 }
 
 /*
@@ -220,7 +273,7 @@ cm_partition_retire(const CmJob *job, const CmPartitionWork *work, const CmRetir
 		if (stage == STAGE_DETACHED)
 		{
 			/* A user's own DETACH ends here. */
-			if (ours && !remove_table(work, &names))
+			if (ours && !remove_table(work, retiree, &names))
 				return false;
 			break;
 		}
@@ -230,7 +283,7 @@ cm_partition_retire(const CmJob *job, const CmPartitionWork *work, const CmRetir
 				return false;
 			note(job, retiree);
 			ours = true;
-			(void) detach(work, &names);
+			(void) detach(work, retiree, &names);
 		}
 		else if (!cm_attempt_statement(psprintf("ALTER TABLE %s DETACH PARTITION %s FINALIZE",
 												names.parent, names.leaf),
