@@ -30,7 +30,9 @@ is($node->safe_psql('d', q{
 	'times that it missed are skipped');
 $node->safe_psql('d', "SELECT concertmaster.pause_job('refresh public.slow')");
 
-# The grid is reckoned from its first time, so that no month is too short for it.
+# The grid is reckoned from its first time, so that no month is too short for
+# it.  Disarmed, or the launcher could run the job before its time is set.
+$node->safe_psql('d', 'DELETE FROM concertmaster.armed');
 make_job($node, 'd', 'monthly', 'SELECT 1 AS a', '1 month');
 $node->safe_psql('d', q{
 	UPDATE concertmaster.job_state s SET next_run = '2024-01-31 12:00 UTC'
@@ -45,6 +47,7 @@ is($node->safe_psql('d', q{
 	       s.next_run = concertmaster._next_run('1 month', NULL, 'UTC', '2024-01-31 12:00 UTC', s.last_success)
 	  FROM concertmaster.job_state s JOIN concertmaster.job j USING (job_id) WHERE j.name LIKE '%monthly'}),
 	't|t|t', 'a monthly job keeps its day');
+arm($node, 'd');
 
 # A job on request.
 make_job($node, 'd', 'asked', 'SELECT pg_sleep(1)::text AS slept', undef);
