@@ -52,11 +52,16 @@
 #include "compat.h"
 #include "partition.h"
 
-/* Become the parent's owner, with SPI. */
+/*
+ * Become the parent's owner, with SPI.  A row that a policy hides from the
+ * owner (FORCE ROW LEVEL SECURITY) is an error, not a row that is passed over.
+ */
 void
 cm_partition_enter(CmScope *scope, Oid owner)
 {
 	cm_owner_enter(scope, owner, false);
+	(void) set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	scope->spi = true;
@@ -168,6 +173,18 @@ is_leftover(Oid relid, const CmLeaf *leaf)
 		cm_relation_owner(relid) == leaf->owner;
 }
 
+/* Drop a leftover, unless somebody has put a row into it. */
+static bool
+drop_if_empty(Oid relid, const char *name)
+{
+	LockRelationOid(relid, AccessExclusiveLock);
+	if (select_text(psprintf("SELECT 'a row' FROM ONLY %s WHERE $1 IS NOT NULL LIMIT 1", name),
+					relid) != NULL)
+		return false;
+	cm_partition_execute(psprintf("DROP TABLE %s", name));
+	return true;
+}
+
 /* Make way for the leaf's name, or say who has it. */
 static void
 clear_name(const CmLeaf *leaf)
@@ -175,18 +192,9 @@ clear_name(const CmLeaf *leaf)
 	Oid			relid = find_table(leaf);
 	char	   *name = cm_partition_leaf_quoted(leaf);
 
-	if (!OidIsValid(relid))
+	if (!OidIsValid(relid) ||
+		(is_leftover(relid, leaf) && drop_if_empty(relid, name)))
 		return;
-	if (is_leftover(relid, leaf))
-	{
-		LockRelationOid(relid, AccessExclusiveLock);
-		if (select_text(psprintf("SELECT 'a row' FROM ONLY %s WHERE $1 IS NOT NULL LIMIT 1", name),
-						relid) == NULL)
-		{
-			cm_partition_execute(psprintf("DROP TABLE %s", name));
-			return;
-		}
-	}
 	ereport(ERROR,
 			(errcode(ERRCODE_DUPLICATE_TABLE),
 			 errmsg("cannot make partition \"%s\" of table \"%s\": the name is taken",
@@ -507,6 +515,6 @@ cm_partition_leaf_drop(void *arg)
 	cm_partition_enter(&scope, leaf->owner);
 	relid = find_table(leaf);
 	if (OidIsValid(relid) && is_leftover(relid, leaf))
-		cm_partition_execute(psprintf("DROP TABLE %s", cm_partition_leaf_quoted(leaf)));
+		(void) drop_if_empty(relid, cm_partition_leaf_quoted(leaf));
 	cm_scope_leave(&scope);
 }
