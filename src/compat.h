@@ -76,14 +76,22 @@ cm_compat_namespace_aclcheck(Oid nspoid, Oid roleid, AclMode mode)
 #endif
 }
 
-/* The backend that a virtual transaction id belongs to.  Delete with 16. */
+/*
+ * The backend that runs a virtual transaction; NULL if none does: it has ended,
+ * or was prepared, and its number may be another backend's by now.  Delete
+ * with 16.
+ */
 static inline PGPROC *
 cm_compat_vxid_proc(VirtualTransactionId vxid)
 {
 #if PG_VERSION_NUM >= 170000
-	return ProcNumberGetProc(vxid.procNumber);
+	PGPROC	   *proc = ProcNumberGetProc(vxid.procNumber);
+
+	return proc != NULL && proc->vxid.lxid == vxid.localTransactionId ? proc : NULL;
 #else
-	return BackendIdGetProc(vxid.backendId);
+	PGPROC	   *proc = BackendIdGetProc(vxid.backendId);
+
+	return proc != NULL && proc->lxid == vxid.localTransactionId ? proc : NULL;
 #endif
 }
 

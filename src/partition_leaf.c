@@ -52,11 +52,20 @@
 #include "compat.h"
 #include "partition.h"
 
+/* Until the scope ends: a row that a policy hides (FORCE ROW LEVEL SECURITY) is an error. */
+void
+cm_partition_see_all_rows(void)
+{
+	(void) set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
 /* Become the parent's owner, with SPI. */
 void
 cm_partition_enter(CmScope *scope, Oid owner)
 {
 	cm_owner_enter(scope, owner, false);
+	cm_partition_see_all_rows();
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	scope->spi = true;
@@ -72,14 +81,6 @@ pin_tablespace(const CmLeaf *leaf, Oid model)
 	if (model != leaf->parent)
 		(void) set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
-}
-
-/* Until the scope ends: an error where a policy would hide a row. */
-void
-cm_partition_see_all_rows(void)
-{
-	(void) set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
 }
 
 /* Run one statement that returns nothing. */
@@ -176,6 +177,19 @@ is_leftover(Oid relid, const CmLeaf *leaf)
 		cm_relation_owner(relid) == leaf->owner;
 }
 
+/* Drop a leftover, unless somebody has put a row into it. */
+static bool
+drop_if_empty(Oid relid, const char *name)
+{
+	LockRelationOid(relid, AccessExclusiveLock);
+	if (SPI_execute(psprintf("SELECT FROM ONLY %s", name), false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "query failed");
+	if (SPI_processed > 0)
+		return false;
+	cm_partition_execute(psprintf("DROP TABLE %s", name));
+	return true;
+}
+
 /* Make way for the leaf's name, or say who has it. */
 static void
 clear_name(const CmLeaf *leaf)
@@ -183,18 +197,9 @@ clear_name(const CmLeaf *leaf)
 	Oid			relid = find_table(leaf);
 	char	   *name = cm_partition_leaf_quoted(leaf);
 
-	if (!OidIsValid(relid))
+	if (!OidIsValid(relid) ||
+		(is_leftover(relid, leaf) && drop_if_empty(relid, name)))
 		return;
-	if (is_leftover(relid, leaf))
-	{
-		LockRelationOid(relid, AccessExclusiveLock);
-		if (SPI_execute(psprintf("SELECT FROM ONLY %s", name), false, 1) == SPI_OK_SELECT &&
-			SPI_processed == 0)
-		{
-			cm_partition_execute(psprintf("DROP TABLE %s", name));
-			return;
-		}
-	}
 	ereport(ERROR,
 			(errcode(ERRCODE_DUPLICATE_TABLE),
 			 errmsg("cannot make partition \"%s\" of table \"%s\": the name is taken",
@@ -529,6 +534,6 @@ cm_partition_leaf_drop(void *arg)
 	cm_partition_enter(&scope, leaf->owner);
 	relid = find_table(leaf);
 	if (OidIsValid(relid) && is_leftover(relid, leaf))
-		cm_partition_execute(psprintf("DROP TABLE %s", cm_partition_leaf_quoted(leaf)));
+		(void) drop_if_empty(relid, cm_partition_leaf_quoted(leaf));
 	cm_scope_leave(&scope);
 }

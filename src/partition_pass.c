@@ -340,20 +340,59 @@ wake_hot_indexes(const Pass *pass)
 	cm_transaction_commit();
 }
 
-/* The pass itself.  Throws, or fills in what came of it. */
+/* Whatever came of making: rows are not refused any longer than that. */
 static void
-run_pass(Pass *pass)
+drop_proof(Pass *pass)
 {
-	make_all(pass);
+	if (pass->has_work && !cm_partition_prove_no_more(&pass->work))
+		put_off(pass, "dropping a constraint of the default partition", InvalidOid, CM_STEP_ATTACH);
+}
+
+static void
+retire_and_sweep(Pass *pass)
+{
 	retire_all(pass);
 	if (pass->made > 0 || pass->retired > 0)
 		wake_hot_indexes(pass);
 	if (pass->deferred == NULL)
-	{
 		sweep(pass);
-		if (!cm_partition_prove_no_more(&pass->work))
-			put_off(pass, "dropping a constraint of the default partition", InvalidOid, CM_STEP_ATTACH);
+}
+
+/* Do one part of the pass; its error, or NULL. */
+static ErrorData *
+try_part(Pass *pass, void (*part) (Pass *pass))
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ErrorData  *edata;
+
+	PG_TRY();
+	{
+		part(pass);
+		edata = NULL;
 	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		edata = CopyErrorData();
+		FlushErrorState();
+		cm_transaction_abort();
+	}
+	PG_END_TRY();
+	return edata;
+}
+
+/* The pass itself: fills in what came of it, and returns the first error. */
+static ErrorData *
+run_pass(Pass *pass)
+{
+	ErrorData  *failure = try_part(pass, make_all);
+	ErrorData  *later = try_part(pass, drop_proof);
+
+	if (failure == NULL)
+		failure = later;
+	if (failure == NULL)
+		failure = try_part(pass, retire_and_sweep);
+	return failure;
 }
 
 /* Write how it went. */
@@ -392,25 +431,11 @@ cm_partition_is_idle(Oid parent)
 void
 cm_partition_run(const CmJob *job, CmJobOutcome *outcome)
 {
-	MemoryContext caller = CurrentMemoryContext;
 	Pass	   *pass = palloc0(sizeof(Pass));
 	ErrorData  *edata;
 
 	pass->job = job;
-	PG_TRY();
-	{
-		run_pass(pass);
-		edata = NULL;
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		edata = CopyErrorData();
-		FlushErrorState();
-		cm_transaction_abort();
-	}
-	PG_END_TRY();
-
+	edata = run_pass(pass);
 	if (edata != NULL && cm_error_means_later(edata, false))
 	{
 		pass->deferred = edata->message;

@@ -265,8 +265,9 @@ cm_partition_retire(const CmJob *job, const CmPartitionWork *work, const CmRetir
 	Stage		stage = look(work, retiree, &names);
 	bool		ours = is_noted(job, retiree);
 
+	/* There can be only one that is pending. */
 	if (stage == STAGE_PENDING && !ours && somebody_detaches())
-		return true;
+		return false;
 	while (stage != STAGE_ELSEWHERE)
 	{
 		CHECK_FOR_INTERRUPTS();
