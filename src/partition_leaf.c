@@ -463,6 +463,29 @@ lock_for_drain(const CmLeaf *leaf, Oid rest)
 		LockRelationOid(lfirst_oid(lc), ShareRowExclusiveLock);
 }
 
+/* Move what belongs into the leaf from the default partition.  No trigger takes notice. */
+static void
+move_rows(CmLeaf *leaf, Oid rest)
+{
+	List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
+	char	   *key = cm_partition_key_name(leaf->parent);
+	char	   *columns = cm_partition_columns(leaf->parent);
+	int			nestlevel = NewGUCNestLevel();
+
+	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	cm_partition_execute(psprintf("WITH moved AS (DELETE FROM %s WHERE %s%s RETURNING %s)"
+								  " INSERT INTO %s (%s) SELECT %s FROM moved",
+								  cm_relation_quoted(rest),
+								  leaf->from == DT_NOBEGIN ? "true" :
+								  psprintf("%s >= %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->from)),
+								  leaf->to == DT_NOEND ? "" :
+								  psprintf(" AND %s < %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->to)),
+								  columns, cm_partition_leaf_quoted(leaf), columns, columns));
+	leaf->rows = SPI_processed;
+	AtEOXact_GUC(false, nestlevel);
+}
+
 /*
  * Second step where rows of the default partition belong in the table: move
  * them and attach it, so that a reader finds them in one or the other.  A row
@@ -483,22 +506,8 @@ cm_partition_leaf_drain(void *arg)
 	rest = get_default_partition_oid(leaf->parent);
 	if (!leaf->stale && OidIsValid(rest))
 	{
-		List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
-		char	   *key = cm_partition_key_name(leaf->parent);
-		char	   *columns = cm_partition_columns(leaf->parent);
-
 		lock_for_drain(leaf, rest);
-		(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-		cm_partition_execute(psprintf("WITH moved AS (DELETE FROM %s WHERE %s%s RETURNING %s)"
-									  " INSERT INTO %s (%s) SELECT %s FROM moved",
-									  cm_relation_quoted(rest),
-									  leaf->from == DT_NOBEGIN ? "true" :
-									  psprintf("%s >= %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->from)),
-									  leaf->to == DT_NOEND ? "" :
-									  psprintf(" AND %s < %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->to)),
-									  columns, cm_partition_leaf_quoted(leaf), columns, columns));
-		leaf->rows = SPI_processed;
+		move_rows(leaf, rest);
 		attach_table(leaf);
 	}
 	cm_scope_leave(&scope);
