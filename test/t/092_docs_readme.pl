@@ -82,7 +82,7 @@ for my $cure (
 }
 
 # Links to files and to headings.
-for my $page ('README.md', 'CONTRIBUTING.md', 'doc/from-the-strategy.md', 'doc/reference.md')
+for my $page ('README.md', 'CONTRIBUTING.md', 'doc/from-the-strategy.md', 'doc/partitions.md', 'doc/reference.md')
 {
 	my $text = slurp_file("$tree/$page");
 	my ($folder) = $page =~ m{^(.*/)?};
