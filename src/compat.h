@@ -54,6 +54,17 @@ cm_compat_relation_ownercheck(Oid relid, Oid roleid)
 #endif
 }
 
+/* Likewise for schemas.  Delete with 15. */
+static inline bool
+cm_compat_namespace_ownercheck(Oid nspoid, Oid roleid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(NamespaceRelationId, nspoid, roleid);
+#else
+	return pg_namespace_ownercheck(nspoid, roleid);
+#endif
+}
+
 /* Likewise for databases.  Delete with 15. */
 static inline bool
 cm_compat_database_ownercheck(Oid datid, Oid roleid)

@@ -55,6 +55,8 @@ typedef struct CmRetiree
 	int64		upper_bound;	/* a point */
 	bool		is_pending;		/* its detaching was begun */
 	char	   *references;		/* what keeps it, in words; NULL: nothing */
+	char	   *forbidden;		/* the error that it would be; NULL: none */
+	int			forbidden_sqlstate;
 } CmRetiree;
 
 /* A table that was to become a leaf and will not. */
@@ -203,6 +205,7 @@ extern void cm_partition_put_existing(ReturnSetInfo *result, const CmAxis *axis,
 									  const char *action, const char *detail);
 
 /* in partition_retire.c: detach, then drop or keep */
+extern char *cm_partition_forbidden(const CmPartitionWork *work, Oid relid, int *sqlstate);
 extern bool cm_partition_retire(const CmJob *job, const CmPartitionWork *work,
 								const CmRetiree *retiree);
 

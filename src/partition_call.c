@@ -258,8 +258,8 @@ action_for(const CmPartitionWork *work, const CmPartition *partition, const char
 
 		if (retiree->relid != partition->relid)
 			continue;
-		*detail = retiree->references;
-		if (retiree->references != NULL)
+		*detail = retiree->references ? retiree->references : retiree->forbidden;
+		if (*detail != NULL)
 			return "kept";
 		if (retiree->is_pending)
 			return "finalize";

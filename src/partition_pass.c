@@ -45,6 +45,7 @@ typedef struct Pass
 	const CmJob *job;
 	CmPartitionWork work;
 	bool		has_work;
+	const CmRetiree *retiree;	/* that retire_one() is about */
 	int			made;
 	int64		moved;
 	int			retired;
@@ -151,6 +152,29 @@ make_all(Pass *pass)
 	put_off(pass, "making partitions, which others change meanwhile", InvalidOid, CM_STEP_ATTACH);
 }
 
+/* Do one part of the pass; its error, or NULL. */
+static ErrorData *
+try_part(Pass *pass, void (*part) (Pass *pass))
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ErrorData  *edata;
+
+	PG_TRY();
+	{
+		part(pass);
+		edata = NULL;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		edata = CopyErrorData();
+		FlushErrorState();
+		cm_transaction_abort();
+	}
+	PG_END_TRY();
+	return edata;
+}
+
 /* Note what keeps a partition from retiring. */
 static void
 keep_back(Pass *pass, const CmRetiree *retiree)
@@ -234,10 +258,34 @@ list_retirees(const Pass *pass)
 	return list_concat(result, pass->work.retirees);
 }
 
-/* Retire what has had its time. */
+/* Retire one partition, or note what keeps it. */
 static void
+retire_one(Pass *pass)
+{
+	const CmRetiree *retiree = pass->retiree;
+
+	if (retiree->references != NULL)
+		keep_back(pass, retiree);
+	else if (retiree->forbidden != NULL)
+		ereport(ERROR,
+				(errcode(retiree->forbidden_sqlstate),
+				 errmsg_internal("%s", retiree->forbidden),
+				 errdetail("Partition \"%s\" should retire, and stays where it is.", retiree->name)));
+	else if (cm_partition_retire(pass->job, &pass->work, retiree))
+		pass->retired++;
+	else
+		put_off(pass, psprintf("retiring partition %s", retiree->name), retiree->relid,
+				OidIsValid(pass->work.rest) ? CM_STEP_DETACH : CM_STEP_FINALIZE);
+}
+
+/*
+ * Retire what has had its time.  One that fails stops no other; the first
+ * error is returned.
+ */
+static ErrorData *
 retire_all(Pass *pass)
 {
+	ErrorData  *failure = NULL;
 	List	   *retirees;
 	ListCell   *lc;
 
@@ -245,24 +293,20 @@ retire_all(Pass *pass)
 	retirees = list_retirees(pass);
 	foreach(lc, retirees)
 	{
-		const CmRetiree *retiree = lfirst(lc);
-		bool		with_default = OidIsValid(pass->work.rest);
+		ErrorData  *edata;
 
-		if (retiree->references != NULL)
-		{
-			keep_back(pass, retiree);
-			continue;
-		}
+		pass->retiree = lfirst(lc);
 		cm_progress_report(foreach_current_index(lc), list_length(retirees),
-						   "retiring partition %s", retiree->name);
-		if (!cm_partition_retire(pass->job, &pass->work, retiree))
-		{
-			put_off(pass, psprintf("retiring partition %s", retiree->name), retiree->relid,
-					with_default ? CM_STEP_DETACH : CM_STEP_FINALIZE);
-			return;
-		}
-		pass->retired++;
+						   "retiring partition %s", pass->retiree->name);
+		edata = try_part(pass, retire_one);
+		if (failure == NULL)
+			failure = edata;
+		if (edata != NULL && ERRCODE_TO_CATEGORY(edata->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+			ReThrowError(edata);
+		if (pass->deferred != NULL)
+			break;
 	}
+	return failure;
 }
 
 /* Drop what earlier passes left behind; what is in use, next time. */
@@ -351,34 +395,14 @@ drop_proof(Pass *pass)
 static void
 retire_and_sweep(Pass *pass)
 {
-	retire_all(pass);
+	ErrorData  *failure = retire_all(pass);
+
 	if (pass->made > 0 || pass->retired > 0)
 		wake_hot_indexes(pass);
 	if (pass->deferred == NULL)
 		sweep(pass);
-}
-
-/* Do one part of the pass; its error, or NULL. */
-static ErrorData *
-try_part(Pass *pass, void (*part) (Pass *pass))
-{
-	MemoryContext caller = CurrentMemoryContext;
-	ErrorData  *edata;
-
-	PG_TRY();
-	{
-		part(pass);
-		edata = NULL;
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		edata = CopyErrorData();
-		FlushErrorState();
-		cm_transaction_abort();
-	}
-	PG_END_TRY();
-	return edata;
+	if (failure != NULL)
+		ReThrowError(failure);
 }
 
 /* The pass itself: fills in what came of it, and returns the first error. */

@@ -365,6 +365,24 @@ cm_partition_cutoff(const CmPartitionSettings *settings, int64 now, int64 *cutof
 }
 
 /*
+ * Of periods that hold the cutoff or later ones, the pieces that are not over
+ * with: in a set of narrower partitions, those before the cutoff have retired.
+ */
+static List *
+leave_out_outdated(List *plan, int64 cutoff)
+{
+	List	   *result = NIL;
+	ListCell   *cell;
+
+	foreach(cell, plan)
+	{
+		if (((CmPartitionPlanned *) lfirst(cell))->to > cutoff)
+			result = lappend(result, lfirst(cell));
+	}
+	return result;
+}
+
+/*
  * The partitions to make, oldest first, as CmPartitionPlanned: everything
  * that is not held yet from the start (or where the set ended, or the present
  * period) to the end of the last period ahead, and is not over with already.
@@ -376,9 +394,10 @@ cm_partition_plan(const CmPartitionSettings *settings, const List *existing, int
 		continue_from(settings, existing, now);
 	int64		cutoff;
 
-	if (cm_partition_cutoff(settings, now, &cutoff))
-		start = Max(start, cutoff);
-	return plan_periods(settings, existing, start, end_label(settings, now));
+	if (!cm_partition_cutoff(settings, now, &cutoff))
+		return plan_periods(settings, existing, start, end_label(settings, now));
+	start = Max(start, cutoff);
+	return leave_out_outdated(plan_periods(settings, existing, start, end_label(settings, now)), cutoff);
 }
 
 /*
@@ -396,9 +415,9 @@ cm_partition_gaps(const CmPartitionSettings *settings, const List *existing,
 	int64		cutoff;
 
 	low = Max(low, oldest);
-	if (cm_partition_cutoff(settings, now, &cutoff))
-		low = Max(low, cutoff);
-	return plan_periods(settings, existing, low, end);
+	if (!cm_partition_cutoff(settings, now, &cutoff))
+		return plan_periods(settings, existing, low, end);
+	return leave_out_outdated(plan_periods(settings, existing, Max(low, cutoff), end), cutoff);
 }
 
 /*

@@ -29,6 +29,9 @@
  * before us may have changed all of it.  Anything else is forgotten and left
  * as it is.
  *
+ * What the parent's owner has no right to finish is not begun: a table that
+ * was detached, and can be neither dropped nor moved, would be nowhere.
+ *
  * Locks: see partition_locks.c.  After an error the transaction is aborted by
  * statement.c; the row says how far it came.
  *
@@ -189,6 +192,42 @@ is_still(const Retiring *retiring, Stage stage)
 		is_outdated(retiring->work, retiring->retiree);
 }
 
+/*
+ * Why the parent's owner could not finish retiring a partition, with its
+ * SQLSTATE, as core would say it; NULL if nothing forbids it.
+ */
+char *
+cm_partition_forbidden(const CmPartitionWork *work, Oid relid, int *sqlstate)
+{
+	const CmPartitionSettings *settings = &work->settings;
+	Oid			schema = get_rel_namespace(relid);
+	Oid			owner = work->owner;
+	Oid			target;
+
+	*sqlstate = ERRCODE_INSUFFICIENT_PRIVILEGE;
+	if (cm_compat_namespace_aclcheck(schema, owner, ACL_USAGE) != ACLCHECK_OK)
+		return psprintf("permission denied for schema %s", get_namespace_name(schema));
+	if (settings->retention_keep && settings->retention_schema == NULL)
+		return NULL;
+	if (!cm_compat_relation_ownercheck(relid, owner) &&
+		(settings->retention_keep || !cm_compat_namespace_ownercheck(schema, owner)))
+		return psprintf("must be owner of table %s", get_rel_name(relid));
+	if (!settings->retention_keep)
+		return NULL;
+
+	target = get_namespace_oid(settings->retention_schema, true);
+	if (OidIsValid(target) && cm_compat_namespace_aclcheck(target, owner, ACL_CREATE) != ACLCHECK_OK)
+		return psprintf("permission denied for schema %s", settings->retention_schema);
+	*sqlstate = ERRCODE_UNDEFINED_SCHEMA;
+	if (!OidIsValid(target))
+		return psprintf("schema \"%s\" does not exist", settings->retention_schema);
+	*sqlstate = ERRCODE_DUPLICATE_TABLE;
+	if (target != schema && OidIsValid(get_relname_relid(get_rel_name(relid), target)))
+		return psprintf("relation \"%s\" already exists in schema \"%s\"",
+						get_rel_name(relid), settings->retention_schema);
+	return NULL;
+}
+
 /* Drop or move what was detached. */
 static void
 remove_step(void *arg)
@@ -205,7 +244,8 @@ remove_step(void *arg)
 	cm_partition_execute(settings->retention_keep ?
 						 psprintf("ALTER TABLE %s SET SCHEMA %s", cm_relation_quoted(relid),
 								  quote_identifier(settings->retention_schema)) :
-						 psprintf("DROP TABLE %s", cm_relation_quoted(relid)));
+						 psprintf("DROP %sTABLE %s", get_rel_relkind(relid) == RELKIND_FOREIGN_TABLE ? "FOREIGN " : "",
+								  cm_relation_quoted(relid)));
 	cm_scope_leave(&scope);
 }
 

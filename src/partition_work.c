@@ -181,6 +181,8 @@ find_retirees(const CmPartitionWork *work)
 		retiree->name = get_rel_name(partition->relid);
 		retiree->upper_bound = partition->to;
 		retiree->references = cm_partition_references(work->parent, partition->relid);
+		retiree->forbidden = cm_partition_forbidden(work, partition->relid,
+													&retiree->forbidden_sqlstate);
 		result = lappend(result, retiree);
 	}
 	return result;

@@ -133,7 +133,9 @@ ALTER TABLE o OWNER TO regress_retention_owner;
 SET ROLE regress_retention_owner;
 SELECT count(*) FROM concertmaster.create_partition_set('o', '1 month', ahead => 0, start_at => date_trunc('month', now()) - interval '3 months');
 SELECT count(*) FROM concertmaster.alter_partition_set('o', retention => '1 month', retention_schema => 'partition_archive');
+\set VERBOSITY terse
 CALL concertmaster.roll_partitions('o');
+\set VERBOSITY default
 SELECT partitions, failures > 0 AS failed, sqlstate, last_error FROM concertmaster.partition_sets WHERE table_name = 'o';
 SELECT state FROM concertmaster.partitions WHERE table_name = 'o' AND state <> 'attached';
 RESET ROLE;
