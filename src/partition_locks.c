@@ -11,11 +11,14 @@
  *	 create x LIKE p            SUE   -    -    -     -
  *	 attach x                   SUE   AX   AX   SRX   SRX
  *	 drain d into x, attach     SRX   AX   AX   SRX   SRX
- *	 rebind d as x              AX    AX   AX   SRX   AX
+ *	 rebind d as x              AX    AX   AX   AX    AX
  *	 detach x concurrently      SUE   AX   -    SRX   AX
  *	 finalize                   SUE   AX   -    SRX   AX
  *	 detach x                   AX    AX   AX   SRX   AX
  *	 drop or move x, detached   -     AX   -    AX    -
+ *
+ * Rebinding locks r so because what is detached has foreign keys of its own,
+ * which are dropped when it is attached again.
  *
  * SUE: SHARE UPDATE EXCLUSIVE, with which readers and writers go on; SRX:
  * SHARE ROW EXCLUSIVE, writers wait; AX: ACCESS EXCLUSIVE, all wait.
@@ -116,7 +119,8 @@ wish_each(List *wishes, List *relids, LOCKMODE mode)
 }
 
 /*
- * The locks of a step on the partition leaf of the parent.  leaf may be
+ * The locks of a step on the partition leaf of the parent, snapshots last: who
+ * holds a lock says more.  leaf may be
  * InvalidOid where nobody but us knows it yet.  In a transaction.
  */
 List *
@@ -135,13 +139,16 @@ cm_partition_wishes(Oid parent, Oid leaf, CmPartitionStep step)
 			wishes = cm_lock_wish(wishes, parent, ShareRowExclusiveLock);
 			wishes = wish_each(wishes, cm_partition_partners(parent), ShareRowExclusiveLock);
 			break;
+		case CM_STEP_REBIND:
+			wishes = cm_lock_wish(wishes, parent, AccessExclusiveLock);
+			wishes = wish_each(wishes, cm_partition_partners(parent), AccessExclusiveLock);
+			break;
 		case CM_STEP_DETACH:
 			wishes = cm_lock_wish(wishes, parent, AccessExclusiveLock);
 			wishes = wish_each(wishes, foreign_partners(parent, false), ShareRowExclusiveLock);
 			wishes = wish_each(wishes, foreign_partners(parent, true), AccessExclusiveLock);
 			break;
 		case CM_STEP_FINALIZE:
-			wishes = cm_lock_wish(wishes, InvalidOid, NoLock);
 			wishes = cm_lock_wish(wishes, parent, ShareUpdateExclusiveLock);
 			wishes = wish_each(wishes, foreign_partners(parent, false), ShareRowExclusiveLock);
 			wishes = wish_each(wishes, foreign_partners(parent, true), AccessExclusiveLock);
@@ -155,5 +162,7 @@ cm_partition_wishes(Oid parent, Oid leaf, CmPartitionStep step)
 		wishes = cm_lock_wish(wishes, rest, AccessExclusiveLock);
 	if (OidIsValid(leaf))
 		wishes = cm_lock_wish(wishes, leaf, AccessExclusiveLock);
+	if (step == CM_STEP_FINALIZE)
+		wishes = cm_lock_wish(wishes, InvalidOid, NoLock);
 	return wishes;
 }

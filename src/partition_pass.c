@@ -96,7 +96,7 @@ put_off(Pass *pass, char *what, Oid leaf, CmPartitionStep step)
 static CmPartitionStep
 step_of(const CmLeaf *leaf)
 {
-	return leaf->kind == CM_LEAF_REBIND ? CM_STEP_DETACH :
+	return leaf->kind == CM_LEAF_REBIND ? CM_STEP_REBIND :
 		leaf->kind == CM_LEAF_DRAIN ? CM_STEP_DRAIN : CM_STEP_ATTACH;
 }
 
@@ -246,7 +246,7 @@ retire_all(Pass *pass)
 	foreach(lc, retirees)
 	{
 		const CmRetiree *retiree = lfirst(lc);
-		bool		with_default = OidIsValid(pass->work.rest);
+		CmPartitionStep step;
 
 		if (retiree->references != NULL)
 		{
@@ -255,10 +255,9 @@ retire_all(Pass *pass)
 		}
 		cm_progress_report(foreach_current_index(lc), list_length(retirees),
 						   "retiring partition %s", retiree->name);
-		if (!cm_partition_retire(pass->job, &pass->work, retiree))
+		if (!cm_partition_retire(pass->job, &pass->work, retiree, &step))
 		{
-			put_off(pass, psprintf("retiring partition %s", retiree->name), retiree->relid,
-					with_default ? CM_STEP_DETACH : CM_STEP_FINALIZE);
+			put_off(pass, psprintf("retiring partition %s", retiree->name), retiree->relid, step);
 			return;
 		}
 		pass->retired++;
