@@ -20,6 +20,10 @@
  * Rebinding locks r so because what is detached has foreign keys of its own,
  * which are dropped when it is attached again.
  *
+ * A drain has old snapshots in its way, too, though it takes no lock of theirs:
+ * to them the rows that it inserts are too new, and where they ask for a range
+ * of keys they would not look into the default partition any more.
+ *
  * SUE: SHARE UPDATE EXCLUSIVE, with which readers and writers go on; SRX:
  * SHARE ROW EXCLUSIVE, writers wait; AX: ACCESS EXCLUSIVE, all wait.
  *
@@ -162,7 +166,7 @@ cm_partition_wishes(Oid parent, Oid leaf, CmPartitionStep step)
 		wishes = cm_lock_wish(wishes, rest, AccessExclusiveLock);
 	if (OidIsValid(leaf))
 		wishes = cm_lock_wish(wishes, leaf, AccessExclusiveLock);
-	if (step == CM_STEP_FINALIZE)
+	if (step == CM_STEP_FINALIZE || step == CM_STEP_DRAIN)
 		wishes = cm_lock_wish(wishes, InvalidOid, NoLock);
 	return wishes;
 }

@@ -109,7 +109,7 @@ make_leaves(Pass *pass)
 	if (pass->work.leaves != NIL && !cm_partition_prove(&pass->work))
 	{
 		put_off(pass, "looking whether the default partition is free of rows",
-				InvalidOid, CM_STEP_DRAIN);
+				InvalidOid, CM_STEP_ATTACH);
 		return false;
 	}
 	foreach(lc, pass->work.leaves)
