@@ -33,6 +33,14 @@
 #endif
 
 /*
+ * pg_noreturn, before the whole declaration, replaced pg_attribute_noreturn()
+ * after it in 18.  Delete with 17.
+ */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn __attribute__((noreturn))
+#endif
+
+/*
  * object_ownercheck() replaced one function per kind of object in 16.  Only
  * relations are asked for.  Delete with 15.
  */

@@ -1,11 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * partition.h
- *	  What the files of the partition room say to each other.
- *
- * A point is a place on the partition key's axis (partition_axis.c).  A range
- * holds from <= key < to; DT_NOBEGIN and DT_NOEND stand for MINVALUE and
- * MAXVALUE.
+ *	  What the files of the partition room say to each other; for the pure
+ *	  ones see partition_pure.h.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,14 +10,10 @@
 #define CM_PARTITION_H
 
 #include "concertmaster.h"
+#include "partition_pure.h"
 
 #include "nodes/execnodes.h"
-#include "nodes/pg_list.h"
-#include "pgtime.h"
 #include "utils/timestamp.h"
-
-/* No set may plan more partitions than this: a slip of the period, not a wish. */
-#define CM_PARTITION_LIMIT	10000
 
 /*
  * A function makes no more partitions than this in its caller's transaction,
@@ -30,68 +23,6 @@
 
 /* Leaves being made carry this comment until they are attached. */
 #define CM_PARTITION_MARK	"concertmaster: becoming a partition of "
-
-/* What a partition key counts; see partition_axis.c. */
-typedef enum CmAxisKind
-{
-	CM_AXIS_DATE,
-	CM_AXIS_TIMESTAMP,
-	CM_AXIS_TIMESTAMPTZ,
-	CM_AXIS_EPOCH,				/* an integer: units of time since 1970 */
-	CM_AXIS_UUID,				/* uuids of version 7 */
-	CM_AXIS_NUMBER				/* an integer as it is */
-} CmAxisKind;
-
-typedef struct CmAxis
-{
-	CmAxisKind	kind;
-	Oid			key_type;		/* domains seen through */
-	int64		per_second;		/* EPOCH only */
-	pg_tz	   *zone;			/* of the bounds; not for NUMBER */
-} CmAxis;
-
-/* The width of one partition: whole months, or microseconds, or numbers. */
-typedef struct CmPeriod
-{
-	int			months;
-	int64		length;			/* if months is 0 */
-} CmPeriod;
-
-/* A set's settings, together with what its table dictates. */
-typedef struct CmPartitionSettings
-{
-	CmAxis		axis;
-	CmPeriod	period;
-	int			ahead;			/* whole partitions after the present one */
-	bool		has_start;
-	int64		start;			/* a point in the oldest partition, if has_start */
-	bool		has_retention;
-	Interval	retention;		/* of time, */
-	int64		retention_width;	/* or of numbers */
-	bool		retention_keep; /* detach only */
-	char	   *retention_schema;	/* where detached ones go; NULL: nowhere */
-} CmPartitionSettings;
-
-/* A partition that exists, as the catalog has it. */
-typedef struct CmPartition
-{
-	Oid			relid;
-	bool		is_default;		/* then from and to mean nothing */
-	bool		is_pending;		/* DETACH CONCURRENTLY is half done */
-	int64		from;
-	int64		to;
-	char	   *from_literal;	/* where the points do not say all, else NULL */
-	char	   *to_literal;
-} CmPartition;
-
-/* A partition to make. */
-typedef struct CmPartitionPlanned
-{
-	int64		from;
-	int64		to;
-	char		suffix[32];		/* of its name: _2025_01 */
-	int64		rows;			/* of the default partition that belong in it */
-} CmPartitionPlanned;
 
 /* How a leaf comes to be. */
 typedef enum CmLeafKind
@@ -198,39 +129,6 @@ typedef struct CmSetReport
 	const ErrorData *failure;	/* NULL: none */
 } CmSetReport;
 
-/* in partition_axis.c: pure */
-extern CmAxis cm_axis(Oid key_type, const char *epoch, pg_tz *zone);
-extern bool cm_axis_is_time(const CmAxis *axis);
-extern pg_tz *cm_axis_zone(const char *name);
-extern int64 cm_axis_point(const CmAxis *axis, TimestampTz instant);
-extern TimestampTz cm_axis_instant(const CmAxis *axis, int64 point);
-extern int64 cm_axis_label(const CmAxis *axis, int64 point);
-extern int64 cm_axis_label_point(const CmAxis *axis, int64 label);
-extern int64 cm_axis_value_point(const CmAxis *axis, Datum value);
-extern int64 cm_axis_end(const CmAxis *axis);
-extern char *cm_axis_literal(const CmAxis *axis, int64 point);
-extern char *cm_axis_exact_literal(const CmAxis *axis, Datum value);
-extern char *cm_axis_range_text(const CmAxis *axis, int64 from, int64 to);
-extern void cm_axis_split(Timestamp wall, struct pg_tm *tm, fsec_t *fsec);
-extern void cm_axis_report_out_of_range(void) pg_attribute_noreturn();
-
-/* in partition_plan.c: pure */
-extern CmPeriod cm_partition_period(const Interval *period, Oid key_type);
-extern CmPeriod cm_partition_width(int64 width);
-extern List *cm_partition_plan(const CmPartitionSettings *settings,
-							   const List *existing, int64 now);
-extern List *cm_partition_gaps(const CmPartitionSettings *settings,
-							   const List *existing, int64 low, int64 now);
-extern List *cm_partition_outdated(const CmPartitionSettings *settings,
-								   const List *existing, int64 now);
-extern bool cm_partition_cutoff(const CmPartitionSettings *settings, int64 now, int64 *cutoff);
-extern int64 cm_partition_horizon(const CmPartitionSettings *settings, int64 now);
-extern List *cm_partition_urgent_first(const List *plan, int64 point);
-extern CmPartitionPlanned *cm_partition_month(const CmAxis *axis, int year, int month);
-extern char *cm_partition_name(const char *table, const char *suffix);
-extern int64 cm_partition_covered_until(const List *existing, int64 point);
-extern int	cm_partition_compare(const ListCell *a, const ListCell *b);
-
 /* in partition_bounds.c: reads the catalog, takes no lock on user relations */
 extern Oid	cm_partition_key_type(Oid parent);
 extern List *cm_partition_existing(Oid parent, const CmAxis *axis);
@@ -240,6 +138,7 @@ extern CmPartition *cm_partition_overlapping(const List *existing, int64 from, i
 /* in partition_leaf.c: one leaf, in the transaction that is open */
 extern void cm_partition_enter(CmScope *scope, Oid owner);
 extern void cm_partition_execute(const char *sql);
+extern void cm_partition_see_all_rows(void);
 extern char *cm_partition_leaf_quoted(const CmLeaf *leaf);
 extern void cm_partition_leaf_create(void *leaf);
 extern void cm_partition_leaf_attach(void *leaf);
@@ -261,6 +160,7 @@ extern bool cm_partition_settings(Oid parent, CmPartitionSettings *settings);
 extern void cm_partition_set_write(Oid parent, bool is_new, const Datum *columns, const char *nulls);
 extern void cm_partition_set_clear(Oid parent, CmSetColumn number);
 extern bool cm_partition_set_delete(const char *schema_name, const char *table_name);
+extern bool cm_partition_needs_pass(const char *schema_name, const char *table_name);
 extern void cm_partition_set_report(const CmJob *job, const CmSetReport *report);
 extern void cm_partition_state_write(const CmJob *job, const CmRetiree *retiree,
 									 const char *state, const char *detail);
@@ -280,6 +180,9 @@ extern char *cm_partition_columns(Oid parent);
 /* in partition_work.c: what the next pass does */
 extern void cm_partition_work(Oid parent, CmPartitionWork *work);
 extern CmLeaf *cm_partition_leaf(Oid parent, const CmAxis *axis, const CmPartitionPlanned *planned);
+
+/* in partition_pass.c: the worker's pass */
+extern bool cm_partition_is_idle(Oid parent);
 
 /* in partition_apply.c: one leaf, under deadlines and with retries */
 extern CmLeafResult cm_partition_make_here(CmLeaf *leaf);

@@ -52,16 +52,20 @@
 #include "compat.h"
 #include "partition.h"
 
-/*
- * Become the parent's owner, with SPI.  A row that a policy hides from the
- * owner (FORCE ROW LEVEL SECURITY) is an error, not a row that is passed over.
- */
+/* Until the scope ends: a row that a policy hides (FORCE ROW LEVEL SECURITY) is an error. */
+void
+cm_partition_see_all_rows(void)
+{
+	(void) set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* Become the parent's owner, with SPI. */
 void
 cm_partition_enter(CmScope *scope, Oid owner)
 {
 	cm_owner_enter(scope, owner, false);
-	(void) set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	cm_partition_see_all_rows();
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	scope->spi = true;
@@ -89,7 +93,7 @@ cm_partition_execute(const char *sql)
 		elog(ERROR, "SPI_execute failed: %s: %s", SPI_result_code_string(code), sql);
 }
 
-/* Run a query whose rows are statements, then run these in order. */
+/* Run a query, a literal, whose rows are statements, then run these in order. */
 static void
 execute_each(const char *query, int nargs, const Oid *args)
 {
@@ -100,15 +104,15 @@ execute_each(const char *query, int nargs, const Oid *args)
 
 	for (int i = 0; i < nargs; i++)
 		values[i] = ObjectIdGetDatum(args[i]);
-	if (SPI_execute_with_args(query, nargs, types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute_with_args failed: %s", query);
+	if (cm_query(query, nargs, types, values, NULL) != SPI_OK_SELECT)
+		elog(ERROR, "query failed: %s", query);
 	table = SPI_tuptable;
 	count = SPI_processed;
 	for (uint64 i = 0; i < count; i++)
 		cm_partition_execute(SPI_getvalue(table->vals[i], table->tupdesc, 1));
 }
 
-/* The one text that a query about two relations yields, or NULL. */
+/* The one text that a query, a literal, about a relation yields, or NULL. */
 static char *
 select_text(const char *query, Oid arg)
 {
@@ -116,8 +120,8 @@ select_text(const char *query, Oid arg)
 	Datum		values[1];
 
 	values[0] = ObjectIdGetDatum(arg);
-	if (SPI_execute_with_args(query, 1, types, values, NULL, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute_with_args failed: %s", query);
+	if (cm_query(query, 1, types, values, NULL) != SPI_OK_SELECT)
+		elog(ERROR, "query failed: %s", query);
 	if (SPI_processed == 0)
 		return NULL;
 	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
@@ -178,8 +182,9 @@ static bool
 drop_if_empty(Oid relid, const char *name)
 {
 	LockRelationOid(relid, AccessExclusiveLock);
-	if (select_text(psprintf("SELECT 'a row' FROM ONLY %s WHERE $1 IS NOT NULL LIMIT 1", name),
-					relid) != NULL)
+	if (SPI_execute(psprintf("SELECT FROM ONLY %s", name), false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "query failed");
+	if (SPI_processed > 0)
 		return false;
 	cm_partition_execute(psprintf("DROP TABLE %s", name));
 	return true;
@@ -463,27 +468,32 @@ lock_for_drain(const CmLeaf *leaf, Oid rest)
 		LockRelationOid(lfirst_oid(lc), ShareRowExclusiveLock);
 }
 
-/* Move what belongs into the leaf from the default partition.  No trigger takes notice. */
+/* Move the rows that belong in the leaf.  Caller has the locks. */
 static void
 move_rows(CmLeaf *leaf, Oid rest)
 {
 	List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
 	char	   *key = cm_partition_key_name(leaf->parent);
 	char	   *columns = cm_partition_columns(leaf->parent);
-	int			nestlevel = NewGUCNestLevel();
+	StringInfoData sql;
+	CmScope		scope;
 
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "WITH moved AS (DELETE FROM %s WHERE %s IS NOT NULL", cm_relation_quoted(rest), key);
+	if (leaf->from != DT_NOBEGIN)
+		appendStringInfo(&sql, " AND %s >= %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->from));
+	if (leaf->to != DT_NOEND)
+		appendStringInfo(&sql, " AND %s < %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->to));
+	appendStringInfo(&sql, " RETURNING %s) INSERT INTO %s (%s) SELECT %s FROM moved",
+					 columns, cm_partition_leaf_quoted(leaf), columns, columns);
+
+	cm_owner_enter(&scope, leaf->owner, true);
+	cm_partition_see_all_rows();
 	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	cm_partition_execute(psprintf("WITH moved AS (DELETE FROM %s WHERE %s%s RETURNING %s)"
-								  " INSERT INTO %s (%s) SELECT %s FROM moved",
-								  cm_relation_quoted(rest),
-								  leaf->from == DT_NOBEGIN ? "true" :
-								  psprintf("%s >= %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->from)),
-								  leaf->to == DT_NOEND ? "" :
-								  psprintf(" AND %s < %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->to)),
-								  columns, cm_partition_leaf_quoted(leaf), columns, columns));
+	cm_partition_execute(sql.data);
 	leaf->rows = SPI_processed;
-	AtEOXact_GUC(false, nestlevel);
+	cm_scope_leave(&scope);
 }
 
 /*

@@ -330,6 +330,15 @@ describe(const Pass *pass)
 	return text.data;
 }
 
+/* Other partitions are inside the hot windows of planned indexes now. */
+static void
+wake_hot_indexes(const Pass *pass)
+{
+	cm_transaction_begin(GetSessionUserId());
+	cm_hot_indexes_wake(pass->work.parent);
+	cm_transaction_commit();
+}
+
 /* Whatever came of making: rows are not refused any longer than that. */
 static void
 drop_proof(Pass *pass)
@@ -342,6 +351,8 @@ static void
 retire_and_sweep(Pass *pass)
 {
 	retire_all(pass);
+	if (pass->made > 0 || pass->retired > 0)
+		wake_hot_indexes(pass);
 	if (pass->deferred == NULL)
 		sweep(pass);
 }
@@ -396,6 +407,23 @@ report(const Pass *pass, const ErrorData *failure)
 	cm_transaction_begin(GetSessionUserId());
 	cm_partition_set_report(pass->job, &report);
 	cm_transaction_commit();
+}
+
+/*
+ * Has a pass over the set nothing to do, and did the last one go well?  In the
+ * transaction that is open; as the caller, who may.
+ */
+bool
+cm_partition_is_idle(Oid parent)
+{
+	char	   *schema_name = get_namespace_name(get_rel_namespace(parent));
+	char	   *table_name = get_rel_name(parent);
+	CmPartitionWork work;
+
+	if (table_name == NULL || cm_partition_needs_pass(schema_name, table_name))
+		return false;
+	cm_partition_work(parent, &work);
+	return work.leaves == NIL && work.retirees == NIL;
 }
 
 /* Worker's entry: one pass over one set. */
