@@ -13,8 +13,8 @@
  * finds its place.
  *
  * A wish is a lock that a step will ask for; the relation InvalidOid stands
- * for the wait that DETACH ... FINALIZE begins with, for every snapshot that
- * is as old as its own.
+ * for every snapshot that is as old as our own, for which DETACH ... FINALIZE
+ * waits.
  *
  * Locks: the lock manager's own, shared, for the moment of a look.  What was
  * seen may be outdated when it is used: the deadline is there for that.
@@ -72,7 +72,7 @@ add_holders(Holders *holders, const VirtualTransactionId *vxids, int count)
 	holders->count += count;
 }
 
-/* The snapshots that a FINALIZE which began now would wait for. */
+/* The snapshots in this database, as a FINALIZE that began now would wait for them. */
 static void
 add_snapshots(Holders *holders)
 {

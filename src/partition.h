@@ -80,7 +80,8 @@ typedef enum CmPartitionStep
 {
 	CM_STEP_ATTACH,
 	CM_STEP_DRAIN,
-	CM_STEP_DETACH,				/* also to rebind the default partition */
+	CM_STEP_REBIND,
+	CM_STEP_DETACH,
 	CM_STEP_FINALIZE,
 	CM_STEP_REMOVE				/* drop or move what is detached */
 } CmPartitionStep;
@@ -207,6 +208,6 @@ extern void cm_partition_put_existing(ReturnSetInfo *result, const CmAxis *axis,
 /* in partition_retire.c: detach, then drop or keep */
 extern char *cm_partition_forbidden(const CmPartitionWork *work, Oid relid, int *sqlstate);
 extern bool cm_partition_retire(const CmJob *job, const CmPartitionWork *work,
-								const CmRetiree *retiree);
+								const CmRetiree *retiree, CmPartitionStep *step);
 
 #endif							/* CM_PARTITION_H */

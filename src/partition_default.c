@@ -330,7 +330,7 @@ cm_partition_rebind(CmLeaf *leaf)
 		return CM_LEAF_DEFERRED;
 
 	cm_transaction_begin(GetSessionUserId());
-	wishes = cm_partition_wishes(leaf->parent, InvalidOid, CM_STEP_DETACH);
+	wishes = cm_partition_wishes(leaf->parent, InvalidOid, CM_STEP_REBIND);
 	cm_transaction_commit();
 	if (cm_attempt_commit(rebind_step, &rebind, leaf->owner, wishes) && !leaf->stale)
 		return CM_LEAF_MADE;

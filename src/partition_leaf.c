@@ -502,6 +502,11 @@ move_rows(CmLeaf *leaf, Oid rest)
  * that moves is none that was deleted: triggers and foreign keys take no
  * notice, but for triggers ENABLEd ALWAYS.  ATTACH itself checks foreign keys
  * and that no row was left.
+ *
+ * A snapshot that is older than the move and asks for a range of keys finds
+ * the rows in neither; the caller waits for those that are there to stay
+ * (partition_locks.c).  One that is taken in the moment between its look and
+ * our commit, by a REPEATABLE READ transaction, is not seen.
  */
 void
 cm_partition_leaf_drain(void *arg)

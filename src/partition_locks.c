@@ -11,11 +11,18 @@
  *	 create x LIKE p            SUE   -    -    -     -
  *	 attach x                   SUE   AX   AX   SRX   SRX
  *	 drain d into x, attach     SRX   AX   AX   SRX   SRX
- *	 rebind d as x              AX    AX   AX   SRX   AX
+ *	 rebind d as x              AX    AX   AX   AX    AX
  *	 detach x concurrently      SUE   AX   -    SRX   AX
  *	 finalize                   SUE   AX   -    SRX   AX
  *	 detach x                   AX    AX   AX   SRX   AX
  *	 drop or move x, detached   -     AX   -    AX    -
+ *
+ * Rebinding locks r so because what is detached has foreign keys of its own,
+ * which are dropped when it is attached again.
+ *
+ * A drain has old snapshots in its way, too, though it takes no lock of theirs:
+ * to them the rows that it inserts are too new, and where they ask for a range
+ * of keys they would not look into the default partition any more.
  *
  * SUE: SHARE UPDATE EXCLUSIVE, with which readers and writers go on; SRX:
  * SHARE ROW EXCLUSIVE, writers wait; AX: ACCESS EXCLUSIVE, all wait.
@@ -118,7 +125,8 @@ wish_each(List *wishes, List *relids, LOCKMODE mode)
 }
 
 /*
- * The locks of a step on the partition leaf of the parent.  leaf may be
+ * The locks of a step on the partition leaf of the parent, snapshots last: who
+ * holds a lock says more.  leaf may be
  * InvalidOid where nobody but us knows it yet.  In a transaction.
  */
 List *
@@ -137,13 +145,16 @@ cm_partition_wishes(Oid parent, Oid leaf, CmPartitionStep step)
 			wishes = cm_lock_wish(wishes, parent, ShareRowExclusiveLock);
 			wishes = wish_each(wishes, cm_partition_partners(parent), ShareRowExclusiveLock);
 			break;
+		case CM_STEP_REBIND:
+			wishes = cm_lock_wish(wishes, parent, AccessExclusiveLock);
+			wishes = wish_each(wishes, cm_partition_partners(parent), AccessExclusiveLock);
+			break;
 		case CM_STEP_DETACH:
 			wishes = cm_lock_wish(wishes, parent, AccessExclusiveLock);
 			wishes = wish_each(wishes, foreign_partners(parent, false), ShareRowExclusiveLock);
 			wishes = wish_each(wishes, foreign_partners(parent, true), AccessExclusiveLock);
 			break;
 		case CM_STEP_FINALIZE:
-			wishes = cm_lock_wish(wishes, InvalidOid, NoLock);
 			wishes = cm_lock_wish(wishes, parent, ShareUpdateExclusiveLock);
 			wishes = wish_each(wishes, foreign_partners(parent, false), ShareRowExclusiveLock);
 			wishes = wish_each(wishes, foreign_partners(parent, true), AccessExclusiveLock);
@@ -157,5 +168,7 @@ cm_partition_wishes(Oid parent, Oid leaf, CmPartitionStep step)
 		wishes = cm_lock_wish(wishes, rest, AccessExclusiveLock);
 	if (OidIsValid(leaf))
 		wishes = cm_lock_wish(wishes, leaf, AccessExclusiveLock);
+	if (step == CM_STEP_FINALIZE || step == CM_STEP_DRAIN)
+		wishes = cm_lock_wish(wishes, InvalidOid, NoLock);
 	return wishes;
 }

@@ -97,7 +97,7 @@ put_off(Pass *pass, char *what, Oid leaf, CmPartitionStep step)
 static CmPartitionStep
 step_of(const CmLeaf *leaf)
 {
-	return leaf->kind == CM_LEAF_REBIND ? CM_STEP_DETACH :
+	return leaf->kind == CM_LEAF_REBIND ? CM_STEP_REBIND :
 		leaf->kind == CM_LEAF_DRAIN ? CM_STEP_DRAIN : CM_STEP_ATTACH;
 }
 
@@ -110,7 +110,7 @@ make_leaves(Pass *pass)
 	if (pass->work.leaves != NIL && !cm_partition_prove(&pass->work))
 	{
 		put_off(pass, "looking whether the default partition is free of rows",
-				InvalidOid, CM_STEP_DRAIN);
+				InvalidOid, CM_STEP_ATTACH);
 		return false;
 	}
 	foreach(lc, pass->work.leaves)
@@ -263,6 +263,7 @@ static void
 retire_one(Pass *pass)
 {
 	const CmRetiree *retiree = pass->retiree;
+	CmPartitionStep step;
 
 	if (retiree->references != NULL)
 		keep_back(pass, retiree);
@@ -271,11 +272,10 @@ retire_one(Pass *pass)
 				(errcode(retiree->forbidden_sqlstate),
 				 errmsg_internal("%s", retiree->forbidden),
 				 errdetail("Partition \"%s\" should retire, and stays where it is.", retiree->name)));
-	else if (cm_partition_retire(pass->job, &pass->work, retiree))
+	else if (cm_partition_retire(pass->job, &pass->work, retiree, &step))
 		pass->retired++;
 	else
-		put_off(pass, psprintf("retiring partition %s", retiree->name), retiree->relid,
-				OidIsValid(pass->work.rest) ? CM_STEP_DETACH : CM_STEP_FINALIZE);
+		put_off(pass, psprintf("retiring partition %s", retiree->name), retiree->relid, step);
 }
 
 /*

@@ -68,6 +68,7 @@ typedef struct Names
 	char	   *parent;
 	char	   *leaf;
 	bool		concurrently;
+	CmPartitionStep step;		/* by the locks that it takes in the end */
 	List	   *wishes;
 } Names;
 
@@ -107,7 +108,6 @@ static Stage
 look(const CmPartitionWork *work, const CmRetiree *retiree, Names *names)
 {
 	Stage		stage;
-	CmPartitionStep step;
 
 	cm_transaction_begin(GetSessionUserId());
 	stage = find_stage(work, retiree);
@@ -118,10 +118,10 @@ look(const CmPartitionWork *work, const CmRetiree *retiree, Names *names)
 		names->parent = cm_relation_quoted(work->parent);
 		names->leaf = cm_relation_quoted(retiree->relid);
 		names->concurrently = !OidIsValid(get_default_partition_oid(work->parent));
-		step = stage == STAGE_PENDING ? CM_STEP_FINALIZE :
-			stage == STAGE_DETACHED ? CM_STEP_REMOVE : CM_STEP_DETACH;
+		names->step = stage == STAGE_DETACHED ? CM_STEP_REMOVE :
+			stage == STAGE_PENDING || names->concurrently ? CM_STEP_FINALIZE : CM_STEP_DETACH;
 		names->wishes = stage == STAGE_ATTACHED && names->concurrently ? NIL :
-			cm_partition_wishes(work->parent, retiree->relid, step);
+			cm_partition_wishes(work->parent, retiree->relid, names->step);
 	}
 	cm_transaction_commit();
 	return stage;
@@ -293,16 +293,12 @@ detach(const CmPartitionWork *work, const CmRetiree *retiree, const Names *names
 	return cm_attempt_commit(detach_step, &retiring, work->owner, names->wishes);
 }
 
-/*
- * Bring one partition as far out as it gets.  Returns false if a step was put
- * off.  The caller is in no transaction, before and after.
- */
-bool
-cm_partition_retire(const CmJob *job, const CmPartitionWork *work, const CmRetiree *retiree)
+/* Bring one partition as far out as it gets; see below. */
+static bool
+retire(const CmJob *job, const CmPartitionWork *work, const CmRetiree *retiree, Names *names)
 {
-	Names		names = {0};
 	Stage		before = STAGE_ELSEWHERE;
-	Stage		stage = look(work, retiree, &names);
+	Stage		stage = look(work, retiree, names);
 	bool		ours = is_noted(job, retiree);
 
 	/* There can be only one that is pending. */
@@ -314,7 +310,7 @@ cm_partition_retire(const CmJob *job, const CmPartitionWork *work, const CmRetir
 		if (stage == STAGE_DETACHED)
 		{
 			/* A user's own DETACH ends here. */
-			if (ours && !remove_table(work, retiree, &names))
+			if (ours && !remove_table(work, retiree, names))
 				return false;
 			break;
 		}
@@ -324,16 +320,31 @@ cm_partition_retire(const CmJob *job, const CmPartitionWork *work, const CmRetir
 				return false;
 			note(job, retiree);
 			ours = true;
-			(void) detach(work, retiree, &names);
+			(void) detach(work, retiree, names);
 		}
 		else if (!cm_attempt_statement(psprintf("ALTER TABLE %s DETACH PARTITION %s FINALIZE",
-												names.parent, names.leaf),
-									   work->owner, names.wishes))
+												names->parent, names->leaf),
+									   work->owner, names->wishes))
 			return false;
 		before = stage;
-		stage = look(work, retiree, &names);
+		stage = look(work, retiree, names);
 	}
 	if (ours)
 		forget(retiree);
 	return true;
+}
+
+/*
+ * Bring one partition as far out as it gets.  Returns false if a step was put
+ * off, and which.  The caller is in no transaction, before and after.
+ */
+bool
+cm_partition_retire(const CmJob *job, const CmPartitionWork *work, const CmRetiree *retiree,
+					CmPartitionStep *step)
+{
+	Names		names = {0};
+	bool		result = retire(job, work, retiree, &names);
+
+	*step = names.step;
+	return result;
 }
