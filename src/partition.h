@@ -31,6 +31,14 @@
 /* Leaves being made carry this comment until they are attached. */
 #define CM_PARTITION_MARK	"concertmaster: becoming a partition of "
 
+/* What a split makes and leaves carries this one: copies, to be dropped with their rows. */
+#define CM_SPLIT_MARK		"concertmaster: splitting the default partition of "
+
+/* The trigger on a default partition that is being split, and the log's own columns. */
+#define CM_CAPTURE_TRIGGER	"concertmaster_split"
+#define CM_CAPTURE_NUMBER	"concertmaster_number"
+#define CM_CAPTURE_GONE		"concertmaster_gone"
+
 /* What a partition key counts; see partition_axis.c. */
 typedef enum CmAxisKind
 {
@@ -98,7 +106,8 @@ typedef enum CmLeafKind
 {
 	CM_LEAF_CREATE,				/* an empty table, attached */
 	CM_LEAF_DRAIN,				/* likewise, with rows of the default partition */
-	CM_LEAF_REBIND				/* the default partition itself */
+	CM_LEAF_REBIND,				/* the default partition itself */
+	CM_LEAF_SPLIT				/* a copy of some of the default partition's rows */
 } CmLeafKind;
 
 /* Everything needed to make one leaf. */
@@ -112,8 +121,37 @@ typedef struct CmLeaf
 	int64		to;
 	int64		rows;			/* of the default partition that go into it */
 	char		name[NAMEDATALEN];
+	Oid			model;			/* what it is made LIKE; InvalidOid: the parent */
+	const char *obstacle;		/* why it cannot be made, in words; NULL: it can */
 	bool		stale;			/* set by attach: the range is taken by now */
 } CmLeaf;
+
+/*
+ * A default partition that is being split.  Names and lists of columns are
+ * quoted.
+ */
+typedef struct CmSplit
+{
+	Oid			parent;
+	Oid			owner;
+	Oid			rest;			/* the default partition */
+	List	   *leaves;			/* CmLeaf: the partitions to be */
+	CmLeaf		rest_leaf;		/* what takes its place */
+	char	   *staging;		/* a partitioned table that they are filled through */
+	char	   *log_schema;		/* not quoted */
+	char	   *log_name;		/* not quoted */
+	char	   *log;
+	char	   *columns;		/* all that a row can be given */
+	char	   *key;			/* columns that tell every row from the others */
+	char	   *key_match;		/* p.key = t.key, by the index's operators */
+	bool		own_key;		/* the parent has no such index */
+	char	   *signature;		/* of all that must not change meanwhile */
+	bool		stale;			/* it did */
+	bool		behind;			/* the log was too long to be replayed in the exchange */
+	uint32		page;			/* the next of the default partition to copy */
+	uint32		pages;			/* how many there are to copy at a time */
+	int64		replayed;		/* entries, by the last step */
+} CmSplit;
 
 /* A partition that retires, or a table that was one. */
 typedef struct CmRetiree
@@ -132,6 +170,7 @@ typedef struct CmLeftover
 	Oid			relid;
 	Oid			owner;
 	Oid			parent;			/* InvalidOid: gone */
+	bool		is_copy;		/* a split's: its rows are elsewhere too */
 } CmLeftover;
 
 /* What making one leaf came to. */
@@ -147,7 +186,7 @@ typedef enum CmPartitionStep
 {
 	CM_STEP_ATTACH,
 	CM_STEP_DRAIN,
-	CM_STEP_DETACH,				/* also to rebind the default partition */
+	CM_STEP_DETACH,				/* also to rebind or split the default partition */
 	CM_STEP_FINALIZE,
 	CM_STEP_REMOVE				/* drop or move what is detached */
 } CmPartitionStep;
@@ -244,6 +283,8 @@ extern void cm_partition_leaf_create(void *leaf);
 extern void cm_partition_leaf_attach(void *leaf);
 extern void cm_partition_leaf_drain(void *leaf);
 extern void cm_partition_leaf_drop(void *leaf);
+extern void cm_partition_leaf_bind(const CmLeaf *leaf);
+extern char *cm_partition_bounds_sql(const CmLeaf *leaf);
 
 /* in partition_locks.c: which locks each step takes */
 extern List *cm_partition_partners(Oid parent);
@@ -288,6 +329,24 @@ extern CmLeafResult cm_partition_make(CmLeaf *leaf);
 extern CmLeafResult cm_partition_rebind(CmLeaf *leaf);
 extern bool cm_partition_prove(const CmPartitionWork *work);
 extern bool cm_partition_prove_no_more(const CmPartitionWork *work);
+extern char *cm_partition_inside(const CmPartitionWork *work, int64 from, int64 to);
+extern char *cm_partition_outside(const CmPartitionWork *work, List *leaves);
+
+/* in partition_split.c: the default partition's rows, in partitions of their own */
+extern CmLeafResult cm_partition_split(const CmPartitionWork *work, List **leaves, char **put_off);
+extern bool cm_partition_split_clear(Oid parent, Oid owner, Oid rest);
+extern void cm_partition_capture_no_more(void *rest);
+
+/* in partition_obstacle.c: why a default partition cannot be split */
+extern char *cm_partition_obstacle(Oid parent, Oid rest);
+
+/* in partition_replay.c: fill the copies and keep them up */
+extern bool cm_partition_split_key(CmSplit *split);
+extern char *cm_partition_split_signature(const CmSplit *split);
+extern bool cm_partition_split_unchanged(CmSplit *split);
+extern void cm_partition_split_copy(void *split);
+extern void cm_partition_split_catch_up(void *split);
+extern void cm_partition_split_replay(CmSplit *split, int limit);
 
 /* in partition_call.c: what the doors share */
 extern void cm_partition_require_writable(const char *what);

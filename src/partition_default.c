@@ -159,14 +159,56 @@ compare_leaves(const ListCell *a, const ListCell *b)
 	return x->from < y->from ? -1 : (x->from > y->from ? 1 : 0);
 }
 
-/* That no row belongs into any of the leaves to create; neighbours taken together. */
+/*
+ * That no row belongs into any of the leaves; neighbours taken together.  NULL
+ * if there are none.
+ */
+char *
+cm_partition_outside(const CmPartitionWork *work, List *leaves)
+{
+	List	   *sorted = list_copy(leaves);
+	StringInfoData sql;
+	int64		from = 0;
+	int64		to = 0;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	list_sort(sorted, compare_leaves);
+	foreach(lc, sorted)
+	{
+		const CmLeaf *leaf = lfirst(lc);
+
+		if (lc == list_head(sorted))
+			from = leaf->from;
+		else if (to != leaf->from)
+		{
+			append_outside(&sql, work, from, to);
+			from = leaf->from;
+		}
+		to = leaf->to;
+	}
+	if (sorted != NIL)
+		append_outside(&sql, work, from, to);
+	return sql.len > 0 ? sql.data : NULL;
+}
+
+/* That a row belongs into a range. */
+char *
+cm_partition_inside(const CmPartitionWork *work, int64 from, int64 to)
+{
+	char	   *low = comparison(work, ">=", from);
+	char	   *high = comparison(work, "<", to);
+
+	return psprintf("%s IS NOT NULL%s%s%s%s", cm_partition_key_name(work->parent),
+					low ? " AND " : "", low ? low : "",
+					high ? " AND " : "", high ? high : "");
+}
+
+/* That no row belongs into any of the leaves to create. */
 static char *
 outside_of_leaves(const CmPartitionWork *work)
 {
 	List	   *leaves = NIL;
-	StringInfoData sql;
-	int64		from = 0;
-	int64		to = DT_NOBEGIN;
 	ListCell   *lc;
 
 	foreach(lc, work->leaves)
@@ -174,23 +216,7 @@ outside_of_leaves(const CmPartitionWork *work)
 		if (((CmLeaf *) lfirst(lc))->kind == CM_LEAF_CREATE)
 			leaves = lappend(leaves, lfirst(lc));
 	}
-	initStringInfo(&sql);
-	list_sort(leaves, compare_leaves);
-	foreach(lc, leaves)
-	{
-		const CmLeaf *leaf = lfirst(lc);
-
-		if (to != leaf->from)
-		{
-			if (to != DT_NOBEGIN)
-				append_outside(&sql, work, from, to);
-			from = leaf->from;
-		}
-		to = leaf->to;
-	}
-	if (leaves != NIL)
-		append_outside(&sql, work, from, to);
-	return sql.len > 0 ? sql.data : NULL;
+	return cm_partition_outside(work, leaves);
 }
 
 /*
@@ -282,8 +308,6 @@ prepare_rebind(Rebind *rebind, CmLeaf *rest_leaf, char **condition)
 	CmLeaf	   *leaf = rebind->leaf;
 	CmPartitionWork work = {.parent = leaf->parent};
 	char	   *relation = NULL;
-	char	   *from;
-	char	   *to;
 
 	cm_transaction_begin(GetSessionUserId());
 	rebind->rest = get_default_partition_oid(leaf->parent);
@@ -291,11 +315,7 @@ prepare_rebind(Rebind *rebind, CmLeaf *rest_leaf, char **condition)
 	{
 		work.settings.axis = leaf->axis;
 		work.existing = cm_partition_existing(leaf->parent, &leaf->axis);
-		from = comparison(&work, ">=", leaf->from);
-		to = comparison(&work, "<", leaf->to);
-		*condition = psprintf("%s IS NOT NULL%s%s%s%s", cm_partition_key_name(leaf->parent),
-							  from ? " AND " : "", from ? from : "",
-							  to ? " AND " : "", to ? to : "");
+		*condition = cm_partition_inside(&work, leaf->from, leaf->to);
 		relation = cm_relation_quoted(rebind->rest);
 		rebind->rest_name = pstrdup(quote_identifier(get_rel_name(rebind->rest)));
 

@@ -143,6 +143,8 @@ find_model(const CmLeaf *leaf)
 	CmPartition *newest = NULL;
 	ListCell   *cell;
 
+	if (OidIsValid(leaf->model))
+		return leaf->model;
 	foreach(cell, cm_partition_existing(leaf->parent, &leaf->axis))
 	{
 		CmPartition *partition = lfirst(cell);
@@ -224,7 +226,8 @@ create_table(const CmLeaf *leaf, Oid model)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "CREATE %sTABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)",
 					 get_rel_persistence(model) == RELPERSISTENCE_UNLOGGED ? "UNLOGGED " : "",
-					 cm_partition_leaf_quoted(leaf), cm_relation_quoted(leaf->parent));
+					 cm_partition_leaf_quoted(leaf),
+					 cm_relation_quoted(OidIsValid(leaf->model) ? leaf->model : leaf->parent));
 
 	text = select_text("SELECT quote_ident(a.amname) FROM pg_class c JOIN pg_am a ON a.oid = c.relam"
 					   " WHERE c.oid = $1", model);
@@ -386,28 +389,25 @@ copy_replica_identity(Oid relid, Oid model)
 }
 
 /* FOR VALUES FROM (...) TO (...) */
-static void
-append_bounds(StringInfo sql, const CmLeaf *leaf)
+char *
+cm_partition_bounds_sql(const CmLeaf *leaf)
 {
 	List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
 
-	appendStringInfo(sql, " FOR VALUES FROM (%s) TO (%s)",
-					 cm_partition_bound_sql(existing, &leaf->axis, leaf->from),
-					 cm_partition_bound_sql(existing, &leaf->axis, leaf->to));
+	return psprintf("FOR VALUES FROM (%s) TO (%s)",
+					cm_partition_bound_sql(existing, &leaf->axis, leaf->from),
+					cm_partition_bound_sql(existing, &leaf->axis, leaf->to));
 }
 
 /* ATTACH, and what can only be said of a partition.  Caller has the locks. */
-static void
-attach_table(const CmLeaf *leaf)
+void
+cm_partition_leaf_bind(const CmLeaf *leaf)
 {
 	Oid			model = find_model(leaf);
-	StringInfoData sql;
 
-	initStringInfo(&sql);
-	appendStringInfo(&sql, "ALTER TABLE %s ATTACH PARTITION %s",
-					 cm_relation_quoted(leaf->parent), cm_partition_leaf_quoted(leaf));
-	append_bounds(&sql, leaf);
-	cm_partition_execute(sql.data);
+	cm_partition_execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s %s",
+								  cm_relation_quoted(leaf->parent), cm_partition_leaf_quoted(leaf),
+								  cm_partition_bounds_sql(leaf)));
 	copy_replica_identity(find_table(leaf), model);
 	cm_partition_execute(psprintf("COMMENT ON TABLE %s IS NULL", cm_partition_leaf_quoted(leaf)));
 }
@@ -434,7 +434,7 @@ cm_partition_leaf_attach(void *arg)
 	{
 		if (!cm_partition_locks_others(leaf->parent))
 			(void) cm_deadline_disarm();
-		attach_table(leaf);
+		cm_partition_leaf_bind(leaf);
 	}
 	cm_scope_leave(&scope);
 }
@@ -491,7 +491,7 @@ cm_partition_leaf_drain(void *arg)
 									  psprintf(" AND %s < %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->to)),
 									  columns, cm_partition_leaf_quoted(leaf), columns, columns));
 		leaf->rows = SPI_processed;
-		attach_table(leaf);
+		cm_partition_leaf_bind(leaf);
 	}
 	cm_scope_leave(&scope);
 }
