@@ -98,15 +98,6 @@ AS 'MODULE_PATHNAME', 'cm_roll_partitions';
 COMMENT ON PROCEDURE concertmaster.roll_partitions(regclass) IS
 'parent: the table of a partition set; NULL: every set that the caller owns.  Makes the partitions that are missing, moves rows of a default partition where they belong and retires what has had its time, now, in workers, one transaction per step, and waits for them.  Sets with nothing to do need no worker.  Errors: 25001 inside a transaction block, 42704 not a set, 42501 not the owner, 55000 some of several sets failed (the others are done), 53000 no worker to be had, 25006 on a standby, and whatever made a single set fail.  For the table''s owner';
 
--- Only a superuser, which a worker is, may make triggers of it.
-CREATE FUNCTION concertmaster._partition_capture()
-RETURNS trigger
-LANGUAGE c VOLATILE PARALLEL UNSAFE
-AS 'MODULE_PATHNAME', 'cm__partition_capture';
-COMMENT ON FUNCTION concertmaster._partition_capture() IS
-'Writes the changes of a default partition down while it is being split; for the trigger concertmaster_split, which workers make and drop';
-REVOKE ALL ON FUNCTION concertmaster._partition_capture() FROM PUBLIC;
-
 -- For tests: the planner is pure, so it can be asked about any time and zone.
 CREATE FUNCTION concertmaster._partition_plan(
     table_name text,

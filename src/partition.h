@@ -278,6 +278,7 @@ extern CmPartition *cm_partition_overlapping(const List *existing, int64 from, i
 /* in partition_leaf.c: one leaf, in the transaction that is open */
 extern void cm_partition_enter(CmScope *scope, Oid owner);
 extern void cm_partition_execute(const char *sql);
+extern void cm_partition_execute_each(const char *query, int nargs, const Oid *args);
 extern char *cm_partition_leaf_quoted(const CmLeaf *leaf);
 extern void cm_partition_leaf_create(void *leaf);
 extern void cm_partition_leaf_attach(void *leaf);
@@ -330,7 +331,7 @@ extern CmLeafResult cm_partition_rebind(CmLeaf *leaf);
 extern bool cm_partition_prove(const CmPartitionWork *work);
 extern bool cm_partition_prove_no_more(const CmPartitionWork *work);
 extern char *cm_partition_inside(const CmPartitionWork *work, int64 from, int64 to);
-extern char *cm_partition_outside(const CmPartitionWork *work, List *leaves);
+extern char *cm_partition_outside(const CmPartitionWork *work, const List *leaves);
 
 /* in partition_split.c: the default partition's rows, in partitions of their own */
 extern CmLeafResult cm_partition_split(const CmPartitionWork *work, List **leaves, char **put_off);
@@ -339,6 +340,10 @@ extern void cm_partition_capture_no_more(void *rest);
 
 /* in partition_obstacle.c: why a default partition cannot be split */
 extern char *cm_partition_obstacle(Oid parent, Oid rest);
+
+/* in partition_alike.c: what LIKE does not copy */
+extern void cm_partition_alike_identity(Oid copy, Oid model);
+extern void cm_partition_alike_names(Oid copy, Oid model);
 
 /* in partition_replay.c: fill the copies and keep them up */
 extern bool cm_partition_split_key(CmSplit *split);

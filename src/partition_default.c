@@ -136,17 +136,16 @@ comparison(const CmPartitionWork *work, const char *operator, int64 point)
 					cm_partition_bound_sql(work->existing, &work->settings.axis, point));
 }
 
-/* That no row belongs into a range: as core puts it for the default partition. */
-static void
-append_outside(StringInfo sql, const CmPartitionWork *work, int64 from, int64 to)
+/* That no row that has a key belongs into a range. */
+static char *
+outside_of(const CmPartitionWork *work, int64 from, int64 to)
 {
 	char	   *before = comparison(work, "<", from);
 	char	   *after = comparison(work, ">=", to);
 
-	appendStringInfo(sql, "%s(%s IS NULL%s%s%s%s)", sql->len ? " AND " : "",
-					 cm_partition_key_name(work->parent),
-					 before ? " OR " : "", before ? before : "",
-					 after ? " OR " : "", after ? after : "");
+	if (before == NULL || after == NULL)
+		return before ? before : after ? after : "false";
+	return psprintf("%s OR %s", before, after);
 }
 
 /* list_sort comparator of leaves by bound. */
@@ -159,37 +158,72 @@ compare_leaves(const ListCell *a, const ListCell *b)
 	return x->from < y->from ? -1 : (x->from > y->from ? 1 : 0);
 }
 
-/*
- * That no row belongs into any of the leaves; neighbours taken together.  NULL
- * if there are none.
- */
-char *
-cm_partition_outside(const CmPartitionWork *work, List *leaves)
+/* The ranges of the leaves, neighbours taken together, in order; as CmLeaf. */
+static List *
+ranges_of(const List *leaves)
 {
 	List	   *sorted = list_copy(leaves);
-	StringInfoData sql;
-	int64		from = 0;
-	int64		to = 0;
+	List	   *result = NIL;
+	CmLeaf	   *range = NULL;
 	ListCell   *lc;
 
-	initStringInfo(&sql);
 	list_sort(sorted, compare_leaves);
 	foreach(lc, sorted)
 	{
 		const CmLeaf *leaf = lfirst(lc);
 
-		if (lc == list_head(sorted))
-			from = leaf->from;
-		else if (to != leaf->from)
+		if (range == NULL || range->to != leaf->from)
 		{
-			append_outside(&sql, work, from, to);
-			from = leaf->from;
+			range = palloc(sizeof(CmLeaf));
+			*range = *leaf;
+			result = lappend(result, range);
 		}
-		to = leaf->to;
+		range->to = leaf->to;
 	}
-	if (sorted != NIL)
-		append_outside(&sql, work, from, to);
+	return result;
+}
+
+/*
+ * That no row of the default partition belongs into any of the leaves, as core
+ * puts it when a leaf is attached beside a default partition: it has to be
+ * implied for each leaf alone.  NULL if there are none.
+ */
+static char *
+none_for(const CmPartitionWork *work, const List *leaves)
+{
+	char	   *key = cm_partition_key_name(work->parent);
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	foreach(lc, ranges_of(leaves))
+	{
+		const CmLeaf *range = lfirst(lc);
+
+		appendStringInfo(&sql, "%s(%s IS NULL OR %s)", sql.len ? " AND " : "", key,
+						 outside_of(work, range->from, range->to));
+	}
 	return sql.len > 0 ? sql.data : NULL;
+}
+
+/*
+ * The same, as core puts it when a default partition is attached beside leaves:
+ * the proof has to be of the same form.
+ */
+char *
+cm_partition_outside(const CmPartitionWork *work, const List *leaves)
+{
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	foreach(lc, ranges_of(leaves))
+	{
+		const CmLeaf *range = lfirst(lc);
+
+		appendStringInfo(&sql, "%s(%s)", sql.len ? " AND " : "", outside_of(work, range->from, range->to));
+	}
+	return psprintf("%s IS NULL OR (%s)", cm_partition_key_name(work->parent), sql.data);
 }
 
 /* That a row belongs into a range. */
@@ -216,7 +250,7 @@ outside_of_leaves(const CmPartitionWork *work)
 		if (((CmLeaf *) lfirst(lc))->kind == CM_LEAF_CREATE)
 			leaves = lappend(leaves, lfirst(lc));
 	}
-	return cm_partition_outside(work, leaves);
+	return none_for(work, leaves);
 }
 
 /*

@@ -85,8 +85,8 @@ cm_partition_execute(const char *sql)
 }
 
 /* Run a query whose rows are statements, then run these in order. */
-static void
-execute_each(const char *query, int nargs, const Oid *args)
+void
+cm_partition_execute_each(const char *query, int nargs, const Oid *args)
 {
 	Oid			types[3] = {OIDOID, OIDOID, OIDOID};
 	Datum		values[3];
@@ -262,30 +262,30 @@ copy_privileges(Oid relid, Oid model)
 {
 	Oid			args[2] = {relid, model};
 
-	execute_each("SELECT s.sql FROM ("
-				 " SELECT 1 AS step, format('REVOKE ALL ON TABLE %s FROM %s', t.oid::regclass,"
-				 "          CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) AS sql"
-				 "   FROM pg_class t, pg_class m,"
-				 "        LATERAL aclexplode(coalesce(t.relacl, acldefault('r', t.relowner))) a"
-				 "  WHERE t.oid = $1 AND m.oid = $2 AND t.relacl IS DISTINCT FROM m.relacl"
-				 "  GROUP BY t.oid, a.grantee"
-				 " UNION ALL"
-				 " SELECT 2, format('GRANT %s ON TABLE %s TO %s%s', string_agg(a.privilege_type, ', '), t.oid::regclass,"
-				 "          CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END,"
-				 "          CASE WHEN a.is_grantable AND g.grantee <> t.relowner THEN ' WITH GRANT OPTION' END)"
-				 "   FROM pg_class t, pg_class m,"
-				 "        LATERAL aclexplode(coalesce(m.relacl, acldefault('r', m.relowner))) a,"
-				 "        LATERAL (SELECT CASE a.grantee WHEN m.relowner THEN t.relowner ELSE a.grantee END AS grantee) g"
-				 "  WHERE t.oid = $1 AND m.oid = $2 AND t.relacl IS DISTINCT FROM m.relacl"
-				 "  GROUP BY t.oid, t.relowner, g.grantee, a.is_grantable"
-				 " UNION ALL"
-				 " SELECT 3, format('GRANT %s (%I) ON TABLE %s TO %s%s', a.privilege_type, c.attname, t.oid::regclass,"
-				 "          CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,"
-				 "          CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END)"
-				 "   FROM pg_class t, pg_attribute c, LATERAL aclexplode(c.attacl) a"
-				 "  WHERE t.oid = $1 AND c.attrelid = $2 AND c.attnum > 0 AND NOT c.attisdropped"
-				 ") s ORDER BY s.step, s.sql",
-				 2, args);
+	cm_partition_execute_each("SELECT s.sql FROM ("
+							  " SELECT 1 AS step, format('REVOKE ALL ON TABLE %s FROM %s', t.oid::regclass,"
+							  "          CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) AS sql"
+							  "   FROM pg_class t, pg_class m,"
+							  "        LATERAL aclexplode(coalesce(t.relacl, acldefault('r', t.relowner))) a"
+							  "  WHERE t.oid = $1 AND m.oid = $2 AND t.relacl IS DISTINCT FROM m.relacl"
+							  "  GROUP BY t.oid, a.grantee"
+							  " UNION ALL"
+							  " SELECT 2, format('GRANT %s ON TABLE %s TO %s%s', string_agg(a.privilege_type, ', '), t.oid::regclass,"
+							  "          CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END,"
+							  "          CASE WHEN a.is_grantable AND g.grantee <> t.relowner THEN ' WITH GRANT OPTION' END)"
+							  "   FROM pg_class t, pg_class m,"
+							  "        LATERAL aclexplode(coalesce(m.relacl, acldefault('r', m.relowner))) a,"
+							  "        LATERAL (SELECT CASE a.grantee WHEN m.relowner THEN t.relowner ELSE a.grantee END AS grantee) g"
+							  "  WHERE t.oid = $1 AND m.oid = $2 AND t.relacl IS DISTINCT FROM m.relacl"
+							  "  GROUP BY t.oid, t.relowner, g.grantee, a.is_grantable"
+							  " UNION ALL"
+							  " SELECT 3, format('GRANT %s (%I) ON TABLE %s TO %s%s', a.privilege_type, c.attname, t.oid::regclass,"
+							  "          CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,"
+							  "          CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END)"
+							  "   FROM pg_class t, pg_attribute c, LATERAL aclexplode(c.attacl) a"
+							  "  WHERE t.oid = $1 AND c.attrelid = $2 AND c.attnum > 0 AND NOT c.attisdropped"
+							  ") s ORDER BY s.step, s.sql",
+							  2, args);
 }
 
 /*
@@ -297,13 +297,13 @@ copy_n_distinct(Oid relid, Oid model)
 {
 	Oid			args[2] = {relid, model};
 
-	execute_each("SELECT format('ALTER TABLE %s ALTER COLUMN %I SET (n_distinct = %L)',"
-				 "              $1::regclass, a.attname, split_part(o.option, '=', 2))"
-				 "  FROM pg_attribute a, LATERAL unnest(a.attoptions) AS o (option)"
-				 " WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped"
-				 "   AND o.option LIKE 'n_distinct=%'"
-				 " ORDER BY a.attnum",
-				 2, args);
+	cm_partition_execute_each("SELECT format('ALTER TABLE %s ALTER COLUMN %I SET (n_distinct = %L)',"
+							  "              $1::regclass, a.attname, split_part(o.option, '=', 2))"
+							  "  FROM pg_attribute a, LATERAL unnest(a.attoptions) AS o (option)"
+							  " WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped"
+							  "   AND o.option LIKE 'n_distinct=%'"
+							  " ORDER BY a.attnum",
+							  2, args);
 }
 
 /*
@@ -373,19 +373,19 @@ copy_replica_identity(Oid relid, Oid model)
 {
 	Oid			args[2] = {relid, model};
 
-	execute_each("SELECT format('ALTER TABLE %s REPLICA IDENTITY %s', $1::regclass,"
-				 "              CASE m.relreplident WHEN 'f' THEN 'FULL' ELSE 'NOTHING' END)"
-				 "  FROM pg_class m WHERE m.oid = $2 AND m.relreplident IN ('f', 'n')"
-				 " UNION ALL "
-				 "SELECT format('ALTER TABLE %s REPLICA IDENTITY USING INDEX %I', $1::regclass, lc.relname)"
-				 "  FROM pg_class m"
-				 "  JOIN pg_index mi ON mi.indrelid = m.oid AND mi.indisreplident"
-				 "  LEFT JOIN pg_inherits mh ON mh.inhrelid = mi.indexrelid AND m.relkind = 'r'"
-				 "  JOIN pg_inherits lh ON lh.inhparent = coalesce(mh.inhparent, mi.indexrelid)"
-				 "  JOIN pg_index li ON li.indexrelid = lh.inhrelid AND li.indrelid = $1"
-				 "  JOIN pg_class lc ON lc.oid = li.indexrelid"
-				 " WHERE m.oid = $2 AND m.relreplident = 'i'",
-				 2, args);
+	cm_partition_execute_each("SELECT format('ALTER TABLE %s REPLICA IDENTITY %s', $1::regclass,"
+							  "              CASE m.relreplident WHEN 'f' THEN 'FULL' ELSE 'NOTHING' END)"
+							  "  FROM pg_class m WHERE m.oid = $2 AND m.relreplident IN ('f', 'n')"
+							  " UNION ALL "
+							  "SELECT format('ALTER TABLE %s REPLICA IDENTITY USING INDEX %I', $1::regclass, lc.relname)"
+							  "  FROM pg_class m"
+							  "  JOIN pg_index mi ON mi.indrelid = m.oid AND mi.indisreplident"
+							  "  LEFT JOIN pg_inherits mh ON mh.inhrelid = mi.indexrelid AND m.relkind = 'r'"
+							  "  JOIN pg_inherits lh ON lh.inhparent = coalesce(mh.inhparent, mi.indexrelid)"
+							  "  JOIN pg_index li ON li.indexrelid = lh.inhrelid AND li.indrelid = $1"
+							  "  JOIN pg_class lc ON lc.oid = li.indexrelid"
+							  " WHERE m.oid = $2 AND m.relreplident = 'i'",
+							  2, args);
 }
 
 /* FOR VALUES FROM (...) TO (...) */

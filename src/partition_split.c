@@ -205,7 +205,9 @@ stage_leaf(void *arg)
 	cm_partition_execute(psprintf("COMMENT ON TABLE %s IS %s", name, work->mark));
 	cm_partition_execute(psprintf("ALTER TABLE %s ADD CONSTRAINT " RANGE_CHECK " CHECK (%s)", name,
 								  is_rest ? work->outside : cm_partition_inside(work->work, leaf->from, leaf->to)));
-	if (split->own_key && !is_rest)
+	if (is_rest)
+		cm_partition_alike_identity(cm_relation_resolve(split->log_schema, leaf->name), split->rest);
+	else if (split->own_key)
 		cm_partition_execute(psprintf("CREATE UNIQUE INDEX %s ON %s (%s)",
 									  quote_identifier(cm_partition_name(leaf->name, KEY_NAME)), name, split->key));
 	cm_partition_execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s %s", split->staging, name,
@@ -409,6 +411,7 @@ place_rest(const Work *work)
 	cm_partition_execute(psprintf("ALTER TABLE %s RENAME TO %s",
 								  quote_qualified_identifier(schema, split->rest_leaf.name), quote_identifier(old_name)));
 	cm_partition_execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s DEFAULT", parent, name));
+	cm_partition_alike_names(cm_relation_resolve(schema, old_name), split->rest);
 	cm_partition_execute(psprintf("ALTER TABLE %s DROP CONSTRAINT " RANGE_CHECK, name));
 	cm_partition_execute(psprintf("COMMENT ON TABLE %s IS %s", name,
 								  work->rest_comment ? quote_literal_cstr(work->rest_comment) : "NULL"));

@@ -251,11 +251,16 @@ eval { $reader->quit };
 is($node->safe_psql('d', $differences), '0', 'nothing has changed but what others did');
 
 # and at last
+$node->safe_psql('d', q{ALTER DATABASE d SET log_min_messages = debug1});
+my $logged = -s $node->logfile;
 write_both(41);
 poll_sql($node, 'd', "SELECT count(*) > 3 FROM pg_inherits WHERE inhparent = 's.t'::regclass", 't', 'the next runs split it all the same');
 is($node->safe_psql('d', $differences), '0', 'every row is there once, as expected');
 is($node->safe_psql('d', q{SELECT count(*) FROM s.rest WHERE at IS NOT NULL}), '0', 'in its partition');
 poll_sql($node, 'd', $remains, '0', 'nothing is left over');
+my $log = slurp_file($node->logfile, $logged);
+like($log, qr/partition constraint for table "rest" is implied by existing constraints/, 'the exchange reads no table');
+unlike($log, qr/verifying table "rest"/, 'not the default partition either');
 is($node->safe_psql('d', q{SELECT count(*) FROM pg_index WHERE indrelid = 's.rest'::regclass AND indisunique}), '1', 'the index of the default partition is there');
 is($node->safe_psql('d', q{SELECT count(*) FROM pg_index JOIN pg_class ON pg_class.oid = indrelid WHERE relispartition AND relnamespace = 's'::regnamespace}),
 	'6', 'and none too many');
