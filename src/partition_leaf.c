@@ -137,8 +137,8 @@ cm_partition_leaf_quoted(const CmLeaf *leaf)
  * The relation that the new leaf takes after: the plain table among the
  * parent's partitions that holds the latest values, else the parent itself.
  */
-static Oid
-find_model(const CmLeaf *leaf)
+Oid
+cm_partition_leaf_model(const CmLeaf *leaf)
 {
 	CmPartition *newest = NULL;
 	ListCell   *cell;
@@ -351,7 +351,7 @@ cm_partition_leaf_create(void *arg)
 	 * for them: many indexes may take their time.
 	 */
 	(void) cm_deadline_disarm();
-	model = find_model(leaf);
+	model = cm_partition_leaf_model(leaf);
 	pin_tablespace(leaf, model);
 	create_table(leaf, model);
 	relid = find_table(leaf);
@@ -368,8 +368,8 @@ cm_partition_leaf_create(void *arg)
  * found again as the leaf's index under the same index of the parent, so
  * this comes after the attaching.
  */
-static void
-copy_replica_identity(Oid relid, Oid model)
+void
+cm_partition_leaf_identity(Oid relid, Oid model)
 {
 	Oid			args[2] = {relid, model};
 
@@ -389,8 +389,8 @@ copy_replica_identity(Oid relid, Oid model)
 }
 
 /* FOR VALUES FROM (...) TO (...) */
-char *
-cm_partition_bounds_sql(const CmLeaf *leaf)
+static char *
+bounds_sql(const CmLeaf *leaf)
 {
 	List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
 
@@ -399,16 +399,22 @@ cm_partition_bounds_sql(const CmLeaf *leaf)
 					cm_partition_bound_sql(existing, &leaf->axis, leaf->to));
 }
 
-/* ATTACH, and what can only be said of a partition.  Caller has the locks. */
-void
-cm_partition_leaf_bind(const CmLeaf *leaf)
+/* The statement that attaches the leaf to the parent, or to another table like it, quoted. */
+char *
+cm_partition_attach_sql(const char *parent, const CmLeaf *leaf)
 {
-	Oid			model = find_model(leaf);
+	return psprintf("ALTER TABLE %s ATTACH PARTITION %s %s", parent,
+					cm_partition_leaf_quoted(leaf), bounds_sql(leaf));
+}
 
-	cm_partition_execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s %s",
-								  cm_relation_quoted(leaf->parent), cm_partition_leaf_quoted(leaf),
-								  cm_partition_bounds_sql(leaf)));
-	copy_replica_identity(find_table(leaf), model);
+/* ATTACH, and what can only be said of a partition.  Caller has the locks. */
+static void
+attach_table(const CmLeaf *leaf)
+{
+	Oid			model = cm_partition_leaf_model(leaf);
+
+	cm_partition_execute(cm_partition_attach_sql(cm_relation_quoted(leaf->parent), leaf));
+	cm_partition_leaf_identity(find_table(leaf), model);
 	cm_partition_execute(psprintf("COMMENT ON TABLE %s IS NULL", cm_partition_leaf_quoted(leaf)));
 }
 
@@ -434,7 +440,7 @@ cm_partition_leaf_attach(void *arg)
 	{
 		if (!cm_partition_locks_others(leaf->parent))
 			(void) cm_deadline_disarm();
-		cm_partition_leaf_bind(leaf);
+		attach_table(leaf);
 	}
 	cm_scope_leave(&scope);
 }
@@ -491,7 +497,7 @@ cm_partition_leaf_drain(void *arg)
 									  psprintf(" AND %s < %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->to)),
 									  columns, cm_partition_leaf_quoted(leaf), columns, columns));
 		leaf->rows = SPI_processed;
-		cm_partition_leaf_bind(leaf);
+		attach_table(leaf);
 	}
 	cm_scope_leave(&scope);
 }

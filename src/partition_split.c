@@ -28,8 +28,10 @@
  * REPEATABLE READ whose first look at the table that is) sees rows that were
  * changed between the two as they were before.
  *
- * Not more than SPLIT_PIECES partitions are made at a time, those with the
- * most rows, so that step 5 fits into the deadline; the next round makes more.
+ * Not more partitions are made at a time than step 5 can attach within the
+ * deadline, those with the most rows; the next round makes more.  What can be
+ * known before is not left to step 5: its statements are ready, and no table
+ * is read but the end of the log.
  *
  * All that is made carries CM_SPLIT_MARK until it is a partition, and d once
  * it is none.  What has the mark holds copies and is dropped by the pass that
@@ -64,8 +66,11 @@
 
 #include "partition.h"
 
-/* Partitions that one exchange attaches. */
-#define SPLIT_PIECES	16
+/*
+ * How long attaching one partition may take, in ms, on a busy machine: the
+ * exchange attaches as many as fit into the deadline.
+ */
+#define ATTACH_TIME		4
 
 /* Entries that the exchange may find in the log and replay under its locks. */
 #define LAST_ENTRIES	500
@@ -88,6 +93,8 @@ typedef struct Work
 	char	   *mark;			/* the comment, as a literal */
 	char	   *outside;		/* what the copy of what stays can hold */
 	char	   *rest_comment;	/* d's own, or NULL */
+	Oid			model;			/* what the leaves take after */
+	List	   *attach;			/* statements, one for each leaf */
 	CmLeaf	   *leaf;			/* the one that stage_leaf() makes */
 	BlockNumber blocks;			/* of d, to copy */
 } Work;
@@ -124,7 +131,7 @@ describe(Work *work, List **leaves)
 	split->owner = known.owner;
 	split->rest = known.rest;
 	list_sort(*leaves, compare_rows);
-	split->leaves = *leaves = list_truncate(*leaves, SPLIT_PIECES);
+	split->leaves = *leaves = list_truncate(*leaves, Max(1, cm_ddl_deadline / ATTACH_TIME));
 	split->log_schema = get_namespace_name(get_rel_namespace(split->parent));
 	split->log_name = pstrdup(name_beside(split->parent, LOG_NAME));
 	split->log = quote_qualified_identifier(split->log_schema, split->log_name);
@@ -138,6 +145,11 @@ describe(Work *work, List **leaves)
 	split->rest_leaf.model = split->rest;
 	split->rest_leaf.from = split->rest_leaf.to = DT_NOBEGIN;
 	strlcpy(split->rest_leaf.name, name_beside(split->parent, REST_NAME), NAMEDATALEN);
+
+	work->model = cm_partition_leaf_model(linitial(split->leaves));
+	foreach(lc, split->leaves)
+		work->attach = lappend(work->attach,
+							   cm_partition_attach_sql(cm_relation_quoted(split->parent), lfirst(lc)));
 
 	ranges = list_copy(split->leaves);
 	known.existing = cm_partition_existing(split->parent, &known.settings.axis);
@@ -210,8 +222,8 @@ stage_leaf(void *arg)
 	else if (split->own_key)
 		cm_partition_execute(psprintf("CREATE UNIQUE INDEX %s ON %s (%s)",
 									  quote_identifier(cm_partition_name(leaf->name, KEY_NAME)), name, split->key));
-	cm_partition_execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s %s", split->staging, name,
-								  is_rest ? "DEFAULT" : cm_partition_bounds_sql(leaf)));
+	cm_partition_execute(is_rest ? psprintf("ALTER TABLE %s ATTACH PARTITION %s DEFAULT", split->staging, name) :
+						 cm_partition_attach_sql(split->staging, leaf));
 	cm_scope_leave(&scope);
 }
 
@@ -376,8 +388,9 @@ is_behind(const CmSplit *split)
 
 /* A copy becomes a partition.  Caller has the locks. */
 static void
-place_leaf(const CmSplit *split, const CmLeaf *leaf)
+place_leaf(const Work *work, const CmLeaf *leaf, const char *attach)
 {
+	const CmSplit *split = &work->split;
 	char	   *name = cm_partition_leaf_quoted(leaf);
 
 	cm_partition_execute(psprintf("ALTER TABLE %s DETACH PARTITION %s", split->staging, name));
@@ -385,8 +398,10 @@ place_leaf(const CmSplit *split, const CmLeaf *leaf)
 		cm_partition_execute(psprintf("DROP INDEX %s",
 									  quote_qualified_identifier(split->log_schema,
 																 cm_partition_name(leaf->name, KEY_NAME))));
-	cm_partition_leaf_bind(leaf);
+	cm_partition_execute(attach);
+	cm_partition_leaf_identity(cm_relation_resolve(split->log_schema, leaf->name), work->model);
 	cm_partition_execute(psprintf("ALTER TABLE %s DROP CONSTRAINT " RANGE_CHECK, name));
+	cm_partition_execute(psprintf("COMMENT ON TABLE %s IS NULL", name));
 }
 
 /* What stays takes the name and the place of the default partition, which steps aside. */
@@ -417,6 +432,40 @@ place_rest(const Work *work)
 								  work->rest_comment ? quote_literal_cstr(work->rest_comment) : "NULL"));
 }
 
+/*
+ * First the copies, which nobody but autovacuum can have locked, so that nobody
+ * waits while that ends; then what others queue behind, in the order in which
+ * writers lock it.
+ */
+static void
+lock_all(const CmSplit *split)
+{
+	ListCell   *lc;
+
+	foreach(lc, split->leaves)
+		LockRelationOid(cm_relation_resolve(split->log_schema, ((CmLeaf *) lfirst(lc))->name), AccessExclusiveLock);
+	LockRelationOid(cm_relation_resolve(split->log_schema, split->rest_leaf.name), AccessExclusiveLock);
+	LockRelationOid(split->parent, AccessExclusiveLock);
+	LockRelationOid(split->rest, AccessExclusiveLock);
+}
+
+/* Was one of the ranges taken by another partition? */
+static bool
+is_taken(const CmSplit *split)
+{
+	List	   *existing = cm_partition_existing(split->parent, &split->rest_leaf.axis);
+	ListCell   *lc;
+
+	foreach(lc, split->leaves)
+	{
+		const CmLeaf *leaf = lfirst(lc);
+
+		if (cm_partition_overlapping(existing, leaf->from, leaf->to) != NULL)
+			return true;
+	}
+	return false;
+}
+
 /* Step 5, itself a step. */
 static void
 exchange(void *arg)
@@ -424,32 +473,20 @@ exchange(void *arg)
 	Work	   *work = arg;
 	CmSplit    *split = &work->split;
 	CmScope		scope;
-	ListCell   *lc;
+	ListCell   *leaf;
+	ListCell   *attach;
 
 	cm_partition_enter(&scope, split->owner);
-	LockRelationOid(split->parent, AccessExclusiveLock);
-	LockRelationOid(split->rest, AccessExclusiveLock);
-	split->behind = false;
-	if (cm_partition_split_unchanged(split))
-	{
-		List	   *existing = cm_partition_existing(split->parent, &split->rest_leaf.axis);
-
-		foreach(lc, split->leaves)
-		{
-			const CmLeaf *leaf = lfirst(lc);
-
-			if (cm_partition_overlapping(existing, leaf->from, leaf->to) != NULL)
-				split->stale = true;
-		}
-		split->behind = is_behind(split);
-	}
+	lock_all(split);
+	split->stale = !cm_partition_split_unchanged(split) || is_taken(split);
+	split->behind = !split->stale && is_behind(split);
 	if (!split->stale && !split->behind)
 	{
 		cm_partition_split_replay(split, LAST_ENTRIES);
 		cm_partition_execute(psprintf("ALTER TABLE %s DETACH PARTITION %s", cm_relation_quoted(split->parent),
 									  cm_relation_quoted(split->rest)));
-		foreach(lc, split->leaves)
-			place_leaf(split, lfirst(lc));
+		forboth(leaf, split->leaves, attach, work->attach)
+			place_leaf(work, lfirst(leaf), lfirst(attach));
 		place_rest(work);
 	}
 	cm_scope_leave(&scope);
