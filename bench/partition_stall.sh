@@ -18,6 +18,9 @@
 #   done     seconds until all 6 changes were made, the long reader included
 # The control is the same load and reader without a roll.
 #
+# Three tables: without a default partition, with an empty one, and with a
+# large one, of 1,000,000 rows ten years old, which no contender moves.
+#
 # Who rolls how: ours CALLs roll_partitions() until all is done, the set's own
 # job paused; pg_partman runs run_maintenance(); the strategy's function is
 # called 4 times, and as it retires nothing, the 2 oldest are dropped, each in
@@ -28,13 +31,15 @@ STALL_FLOOR_MS=10
 
 # A table with the present month and 6 before it, and what makes its next pass
 # add 4 and retire 2.
-stall_make() { # contender, default: with or without
+stall_make() { # contender, default: with, without or large
     ask -c "SELECT concertmaster.forget_partition_set('public.stall') FROM concertmaster.partition_sets
              WHERE table_name = 'stall'" >/dev/null
     PGOPTIONS='-c client_min_messages=error' ask -c 'DROP TABLE IF EXISTS stall CASCADE'
     drop_retired
     ask -c "$(table_sql stall)"
     "stall_make_$1" "$2"
+    [ "$2" != large ] ||
+        ask -c "INSERT INTO stall_default (at) SELECT now() - interval '10 years' - n * interval '1 second' FROM generate_series(1, 1000000) n"
     ask -c "INSERT INTO stall (at) SELECT date_trunc('month', now()) - n % 7 * interval '1 month' FROM generate_series(1, 1400) n" \
         -c 'ANALYZE stall'
 }
@@ -59,7 +64,7 @@ stall_make_partman() {
         -c 'DROP TABLE IF EXISTS partman.template_public_stall'
     ask -c "$(partman_manage stall 6 1)" \
         -c "UPDATE partman.part_config SET premake = 5, retention = '4 months' WHERE parent_table = 'public.stall'" >/dev/null
-    [ "$1" = with ] || ask -c 'DROP TABLE stall_default'
+    [ "$1" != without ] || ask -c 'DROP TABLE stall_default'
 }
 
 stall_make_strategy() {
@@ -166,17 +171,18 @@ stall_row() { # contender, default
 
 bench_stall() {
     local mode round contender
+    local -A title=([without]='without a' [with]='with an empty' [large]='with a large')
     cat >"$work/writer.sql" <<'SQL'
 INSERT INTO stall (payload) VALUES ('x');
 SQL
     cat >"$work/reader.sql" <<'SQL'
 SELECT count(*) FROM stall WHERE at >= now() - interval '1 second';
 SQL
-    for mode in without with; do
+    for mode in without with large; do
         for ((round = 1; round <= rounds; round++)); do
             for contender in control "${contenders[@]}"; do stall_run "$contender" "$mode"; done
         done
-        heading "stall, $mode a default partition: 4 added, 2 retired, a reader of $reader_seconds s (median of $rounds)"
+        heading "stall, ${title[$mode]} default partition: 4 added, 2 retired, a reader of $reader_seconds s (median of $rounds)"
         row '' 'writer ms/max' 'share %' 'reader ms/max' 'share %' 'done s'
         row 'target' '<= 70' '<= 1' '<= 70' '<= 1' ''
         for contender in control "${contenders[@]}"; do stall_row "$contender" "$mode"; done

@@ -78,6 +78,7 @@ look() {
     need "pg_prove" libtap-parser-sourcehandler-pgtap-perl command -v pg_prove
     need "Perl's IPC::Run" libipc-run-perl has_perl_module IPC::Run
     need "pg_cron" "postgresql-$major-cron" has_extension pg_cron
+    need "pg_partman" "postgresql-$major-partman" has_extension pg_partman
     need "PgBouncer" pgbouncer command -v pgbouncer
     need "Universal Ctags" universal-ctags has_universal_ctags
     need "ShellCheck" shellcheck command -v shellcheck

@@ -95,7 +95,14 @@ CREATE PROCEDURE concertmaster.build_indexes(phase integer DEFAULT NULL)
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'cm_build_indexes';
 COMMENT ON PROCEDURE concertmaster.build_indexes(integer) IS
-'Builds the planned indexes of the caller''s tables in a background worker, without blocking writers, and waits; shows progress as notices.  Argument: phase, as in index_plan; NULL: all phases in order.  Indexes that are there are kept, leftovers of a build that was interrupted are replaced, an index of the same name but another definition is left alone with a warning.  If some fail, the others are built all the same.  Errors: 22023 for a phase without an index of a table that the caller owns; the SQLSTATE of the first index that failed; 25001 inside a transaction block, 25006 on a standby, 53000 without a free worker.  Open to everybody, for tables that they own.';
+'Builds the planned indexes of the caller''s tables in a background worker, without blocking writers, and waits; shows progress as notices.  Argument: phase, as in index_plan; NULL: all phases in order.  Indexes that are there are kept, leftovers of a build that was interrupted are replaced, an index of the same name but another definition is left alone with a warning.  One with a hot window is dropped from partitions that have aged out of it, where it was built for that window and has no other use.  If some fail, the others are built all the same.  Errors: 22023 for a phase without an index of a table that the caller owns; the SQLSTATE of the first index that failed; 25001 inside a transaction block, 25006 on a standby, 53000 without a free worker.  Open to everybody, for tables that they own.';
+
+CREATE FUNCTION concertmaster._wake_hot_indexes(relation regclass) RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cm__wake_hot_indexes';
+REVOKE ALL ON FUNCTION concertmaster._wake_hot_indexes(regclass) FROM PUBLIC;  -- for tests
+COMMENT ON FUNCTION concertmaster._wake_hot_indexes(regclass) IS
+'Internal: makes the build jobs due that have an index with a hot window of this partitioned table, or of one that it is a partition of, except those whose state is locked; done when partitions come or go.  Argument: relation.  No errors.  For tests.';
 
 -- Weights of the phases are a rough guess: reading the table is most of it.
 CREATE FUNCTION concertmaster._index_fraction(phase text, blocks_done bigint, blocks_total bigint, tuples_done bigint, tuples_total bigint)
@@ -124,15 +131,17 @@ COMMENT ON FUNCTION concertmaster._index_progress() IS
 /*
  * Reads catalogs alone, so that it waits for nobody.  roots: the index that
  * has the planned name, or serves under another; for a hot window, the ones
- * of the partitions.
+ * of the partitions inside it.  If there is none to have it, all that there
+ * is to be is there.
  */
 CREATE VIEW concertmaster.indexes WITH (security_barrier) AS
 SELECT p.phase, p.schema_name, p.table_name, p.index_name,
        CASE WHEN w.pid IS NOT NULL THEN 'building'
+            WHEN h.none_hot THEN 'valid'
             WHEN r.roots IS NULL THEN 'planned'
             WHEN i.is_valid THEN 'valid'
             ELSE 'invalid' END AS state,
-       round(CASE WHEN i.is_valid AND w.pid IS NULL THEN 100
+       round(CASE WHEN (i.is_valid OR h.none_hot) AND w.pid IS NULL THEN 100
                   ELSE least(100, 100 * (i.leaves_valid + coalesce(w.fraction, 0)) / greatest(t.leaves, 1))
              END::numeric, 1) AS percent_done,
        i.size_bytes,
@@ -153,6 +162,9 @@ SELECT p.phase, p.schema_name, p.table_name, p.index_name,
        SELECT a.pid, (SELECT max(g.fraction) FROM concertmaster._index_progress() g WHERE g.pid = a.pid) AS fraction
          FROM pg_catalog.pg_stat_activity a
         WHERE a.pid = s.worker_pid AND a.datname = pg_catalog.current_database()) w ON true
+  CROSS JOIN LATERAL (
+       SELECT p.hot_window IS NOT NULL AND c.relkind = 'p' AND s.leaf_total = 0
+                AND s.last_run IS NOT NULL AND s.sqlstate IS NULL AS none_hot) h
   LEFT JOIN LATERAL (
        SELECT array_agg(x.indexrelid) AS roots
          FROM pg_catalog.pg_index x
@@ -196,7 +208,7 @@ COMMENT ON COLUMN concertmaster.indexes.phase IS 'phase in which it is built, 1 
 COMMENT ON COLUMN concertmaster.indexes.schema_name IS 'schema of the table and of the index';
 COMMENT ON COLUMN concertmaster.indexes.table_name IS 'table to index';
 COMMENT ON COLUMN concertmaster.indexes.index_name IS 'planned name of the index';
-COMMENT ON COLUMN concertmaster.indexes.state IS 'planned (not there), building, valid or invalid (a build was interrupted or some partitions lack it; the next build finishes it)';
+COMMENT ON COLUMN concertmaster.indexes.state IS 'planned (not there), building (or being dropped from partitions outside the hot window), valid or invalid (a build was interrupted or some partitions lack it; the next build finishes it)';
 COMMENT ON COLUMN concertmaster.indexes.percent_done IS 'how much of it is built, in per cent: partitions that have it, and about how far the one being built is';
 COMMENT ON COLUMN concertmaster.indexes.size_bytes IS 'size in bytes, over all partitions; of what is locked, as VACUUM last noted it';
 COMMENT ON COLUMN concertmaster.indexes.scans IS 'scans of it, over all partitions, since statistics were reset';
@@ -208,6 +220,6 @@ COMMENT ON COLUMN concertmaster.indexes.detail IS 'detail of the last failure';
 COMMENT ON COLUMN concertmaster.indexes.hint IS 'what to do about the last failure';
 COMMENT ON COLUMN concertmaster.indexes.is_unique IS 'true for a unique index';
 COMMENT ON COLUMN concertmaster.indexes.definition IS 'what follows ON table in CREATE INDEX';
-COMMENT ON COLUMN concertmaster.indexes.hot_window IS 'how far back partitions shall have it; NULL: all';
+COMMENT ON COLUMN concertmaster.indexes.hot_window IS 'how far back partitions shall have it; those that have aged out lose it; NULL: all';
 COMMENT ON COLUMN concertmaster.indexes.purpose IS 'the query that it serves, in words';
 GRANT SELECT ON concertmaster.indexes TO PUBLIC;

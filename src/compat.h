@@ -33,6 +33,14 @@
 #endif
 
 /*
+ * pg_noreturn, before the whole declaration, replaced pg_attribute_noreturn()
+ * after it in 18.  Delete with 17.
+ */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn __attribute__((noreturn))
+#endif
+
+/*
  * object_ownercheck() replaced one function per kind of object in 16.  Only
  * relations are asked for.  Delete with 15.
  */
@@ -43,6 +51,17 @@ cm_compat_relation_ownercheck(Oid relid, Oid roleid)
 	return object_ownercheck(RelationRelationId, relid, roleid);
 #else
 	return pg_class_ownercheck(relid, roleid);
+#endif
+}
+
+/* Likewise for schemas.  Delete with 15. */
+static inline bool
+cm_compat_namespace_ownercheck(Oid nspoid, Oid roleid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(NamespaceRelationId, nspoid, roleid);
+#else
+	return pg_namespace_ownercheck(nspoid, roleid);
 #endif
 }
 
@@ -68,14 +87,22 @@ cm_compat_namespace_aclcheck(Oid nspoid, Oid roleid, AclMode mode)
 #endif
 }
 
-/* The backend that a virtual transaction id belongs to.  Delete with 16. */
+/*
+ * The backend that runs a virtual transaction; NULL if none does: it has ended,
+ * or was prepared, and its number may be another backend's by now.  Delete
+ * with 16.
+ */
 static inline PGPROC *
 cm_compat_vxid_proc(VirtualTransactionId vxid)
 {
 #if PG_VERSION_NUM >= 170000
-	return ProcNumberGetProc(vxid.procNumber);
+	PGPROC	   *proc = ProcNumberGetProc(vxid.procNumber);
+
+	return proc != NULL && proc->vxid.lxid == vxid.localTransactionId ? proc : NULL;
 #else
-	return BackendIdGetProc(vxid.backendId);
+	PGPROC	   *proc = BackendIdGetProc(vxid.backendId);
+
+	return proc != NULL && proc->lxid == vxid.localTransactionId ? proc : NULL;
 #endif
 }
 

@@ -7,7 +7,7 @@
  *
  *	 concertmaster -> job_launcher -> job_worker
  *	   -> { install, index, partition, matview }
- *	   -> { job_queue, job_call, attempt, lock_watch, relation, statement,
+ *	   -> { job_queue, job_call, attempt, lock_watch, saved_plan, relation, statement,
  *		    shared_state, settings, compat }
  *
  * The rooms in the third line never call each other.  What only one room
@@ -63,6 +63,18 @@ typedef struct CmJobOutcome
 	int			blocked_by;		/* pid that was in the way, 0 if not known */
 	char	   *message;		/* one line for job_run.message, or NULL */
 } CmJobOutcome;
+
+/* One of several jobs that a procedure has run, and how it went. */
+typedef struct CmJobCall
+{
+	int64		job_id;
+	char	   *name;			/* of what it is about, for messages */
+	char	   *status;			/* as in job_run; NULL: it did not come to run */
+	int			sqlerrcode;
+	char	   *message;		/* these three palloc'd, or NULL */
+	char	   *detail;
+	char	   *hint;
+} CmJobCall;
 
 /* What cm_catalog_enter() and cm_owner_enter() changed, for the way back. */
 typedef struct CmScope
@@ -127,6 +139,9 @@ extern bool cm_attempt_here(CmStep step, void *arg, const List *wishes);
 extern bool cm_attempt_statement(const char *sql, Oid userid, const List *wishes);
 extern void cm_lock_waits_limit(void);
 
+/* in saved_plan.c: queries that are planned once per session */
+extern int	cm_query(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls);
+
 /* in relation.c: names, owners, who we act as */
 extern void cm_catalog_enter(CmScope *scope);
 extern void cm_owner_enter(CmScope *scope, Oid userid, bool restricted);
@@ -158,6 +173,7 @@ extern int64 cm_job_upsert_named(const char *name, CmJobKind kind,
 extern bool cm_job_remove(CmJobKind kind, Oid relid, int phase);
 extern char *cm_job_name(CmJobKind kind, Oid relid, int phase);
 extern char *cm_job_own_name(const char *name);
+extern void cm_hot_indexes_wake(Oid relid);
 
 /* in job_database.c: make way for work on databases */
 extern void cm_database_hook_install(void);
@@ -165,6 +181,7 @@ extern void cm_database_hook_install(void);
 /* in job_call.c: run a job in a worker and wait, from a CALLed procedure */
 extern void cm_launcher_register(void);
 extern bool cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message);
+extern void cm_jobs_call(FunctionCallInfo fcinfo, List *calls, const char *name);
 
 /* in index_run.c, partition_apply.c, matview_refresh.c, install_apply.c */
 extern void cm_index_run(const CmJob *job, CmJobOutcome *outcome);

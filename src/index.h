@@ -102,6 +102,11 @@ typedef struct CmIndexRow
 	Datum	   *leaves;			/* hot window: indexes of the partitions */
 	int			nleaves;
 	int			leaf_total;
+	TimestampTz cutoff;			/* where the hot window begins */
+	int			built_on;		/* partitions on which it was built, */
+	int			dropped_from;	/* from which it was dropped, */
+	int			kept_on;		/* and outside that keep it */
+	char	   *message;		/* what was done, if there is more to say */
 	Oid			conflict;		/* what has the name, or InvalidOid */
 	int			blocked_by;
 } CmIndexRow;
@@ -114,7 +119,11 @@ extern void cm_index_shape_planned(CmIndexShape *shape, const CmIndexPlan *plan,
 								   Relation rel);
 extern bool cm_index_shape_matches(const CmIndexShape *shape, Relation index);
 extern char *cm_index_leaf_name(const char *relation_name, const char *index_name);
-extern bool cm_index_leaf_is_cold(Oid relid, TimestampTz cutoff);
+
+/* in index_hot.c: partitions inside the hot window, and those outside */
+extern void cm_index_sort_leaves(CmIndexRow *row, List **hot, List **cold);
+extern CmIndexResult cm_index_drop_cold(CmIndexRow *row, Oid relid);
+extern char *cm_index_hot_message(const CmIndexRow *row);
 
 /* in index_recover.c: what is there, and how to get rid of leftovers */
 extern bool cm_index_look(CmIndexLook *look);

@@ -19,7 +19,8 @@
  * next one.
  *
  * With a hot window, a partitioned table gets no parent index, as that would
- * stay INVALID: partitions that end inside the window get theirs each.
+ * stay INVALID: partitions that end inside the window get theirs each, and
+ * those that have aged out of it lose it (index_hot.c).
  *
  * Locks: SHARE UPDATE EXCLUSIVE on one leaf at a time; statements that others
  * queue behind run under the deadline.  What could not be had makes the row
@@ -431,23 +432,21 @@ build_fenced(CmIndexRow *row, Oid child, Oid parent_index, BuildStep step,
 
 /*
  * Do a step for each of these partitions.  Those that fail or are put off do
- * not stop the others; the first failure is thrown at the end.
+ * not stop the others; the first failure is left for the caller to throw.
  */
 static CmIndexResult
-build_each(CmIndexRow *row, List *children, Oid parent_index, BuildStep step)
+build_each(CmIndexRow *row, List *children, Oid parent_index, BuildStep step,
+		   ErrorData **failure)
 {
 	CmIndexResult result = CM_INDEX_DONE;
-	ErrorData  *failure = NULL;
 	ListCell   *lc;
 
 	foreach(lc, children)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (build_fenced(row, lfirst_oid(lc), parent_index, step, &failure) == CM_INDEX_DEFERRED)
+		if (build_fenced(row, lfirst_oid(lc), parent_index, step, failure) == CM_INDEX_DEFERRED)
 			result = CM_INDEX_DEFERRED;
 	}
-	if (failure != NULL)
-		ReThrowError(failure);
 	return result;
 }
 
@@ -463,6 +462,7 @@ build_tree(CmIndexRow *row, Oid relid, const char *index_name,
 	.index_name = index_name,.parent_index = parent_index};
 	CmIndexResult result = build_parent(row, &look);
 	Oid			index = look.index_oid;
+	ErrorData  *failure = NULL;
 
 	if (result != CM_INDEX_DONE)
 		return result;
@@ -473,31 +473,12 @@ build_tree(CmIndexRow *row, Oid relid, const char *index_name,
 	if (result != CM_INDEX_DONE || look.verdict == CM_INDEX_VALID)
 		return result;
 
-	result = build_each(row, list_partitions(relid), index, build_partition);
+	result = build_each(row, list_partitions(relid), index, build_partition, &failure);
+	if (failure != NULL)
+		ReThrowError(failure);
 	if (result == CM_INDEX_DONE)
 		result = finish_parent(row, &look);
 	return result;
-}
-
-/* Collect the partitions, at any depth, that end after the cutoff. */
-static List *
-collect_hot(Oid relid, TimestampTz cutoff, List *leaves)
-{
-	ListCell   *lc;
-
-	foreach(lc, find_inheritance_children(relid, NoLock))
-	{
-		Oid			child = lfirst_oid(lc);
-		char		relkind = get_rel_relkind(child);
-
-		if (cm_index_leaf_is_cold(child, cutoff))
-			continue;
-		if (relkind == RELKIND_PARTITIONED_TABLE)
-			leaves = collect_hot(child, cutoff, leaves);
-		else if (relkind == RELKIND_RELATION)
-			leaves = lappend_oid(leaves, child);
-	}
-	return leaves;
 }
 
 /* Give one partition inside the hot window its index, attached to nothing. */
@@ -508,6 +489,7 @@ build_hot_leaf(CmIndexRow *row, Oid child, Oid parent_index)
 	CmIndexLook look = {.plan = &row->plan,.relid = child};
 	CmIndexResult result = CM_INDEX_TABLE_GONE;
 
+	row->built = false;
 	if (describe_relation(child, &name) != '\0')
 	{
 		look.index_name = cm_index_leaf_name(name, row->plan.index_name);
@@ -516,29 +498,48 @@ build_hot_leaf(CmIndexRow *row, Oid child, Oid parent_index)
 		result = build_leaf(row, &look);
 	}
 	if (result == CM_INDEX_DONE)
+	{
 		row->leaves[row->nleaves++] = ObjectIdGetDatum(look.index_oid);
+		row->built_on += row->built;
+	}
 	else if (result == CM_INDEX_TABLE_GONE)
 		row->leaf_total--;
 	return result;
 }
 
-/* Give each partition inside the hot window its index. */
+/* Take the index from one partition outside the hot window. */
+static CmIndexResult
+drop_cold_leaf(CmIndexRow *row, Oid child, Oid parent_index)
+{
+	return cm_index_drop_cold(row, child);
+}
+
+/*
+ * Give each partition inside the hot window its index, and take it from those
+ * outside.  First the one, which is needed, as the other can wait for long.
+ */
 static CmIndexResult
 build_hot_leaves(CmIndexRow *row)
 {
-	TimestampTz cutoff;
-	List	   *leaves;
+	List	   *hot;
+	List	   *cold;
+	ErrorData  *failure = NULL;
+	CmIndexResult built;
+	CmIndexResult dropped;
 
 	cm_transaction_begin(GetSessionUserId());
-	cutoff = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval,
-													 TimestampTzGetDatum(GetCurrentTimestamp()),
-													 IntervalPGetDatum(row->plan.hot_window)));
-	leaves = collect_hot(row->plan.relid, cutoff, NIL);
+	cm_index_sort_leaves(row, &hot, &cold);
 	cm_transaction_commit();
 
-	row->leaf_total = list_length(leaves);
+	row->leaf_total = list_length(hot);
 	row->leaves = palloc0(sizeof(Datum) * Max(1, row->leaf_total));
-	return build_each(row, leaves, InvalidOid, build_hot_leaf);
+	built = build_each(row, hot, InvalidOid, build_hot_leaf, &failure);
+	dropped = build_each(row, cold, InvalidOid, drop_cold_leaf, &failure);
+	if (failure != NULL)
+		ReThrowError(failure);
+	row->built = row->built_on > 0;
+	row->message = cm_index_hot_message(row);
+	return built == CM_INDEX_DEFERRED ? built : dropped;
 }
 
 /*

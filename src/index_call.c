@@ -54,6 +54,7 @@ PG_FUNCTION_INFO_V1(cm_build_indexes);
 PG_FUNCTION_INFO_V1(cm__index_plan_check);
 PG_FUNCTION_INFO_V1(cm_unplan_index);
 PG_FUNCTION_INFO_V1(cm__index_progress);
+PG_FUNCTION_INFO_V1(cm__wake_hot_indexes);
 
 /* A column of index_plan as text, or NULL. */
 static char *
@@ -454,8 +455,8 @@ warn_conflicts(int phase, MemoryContext context)
 
 /*
  * Build one phase in a worker and wait for it.  A phase with a hot window is
- * built again daily, for the partitions that were made since; what was put
- * off, as soon as the launcher gets to it.
+ * built again daily, for the partitions that were made or aged out since; what
+ * was put off, as soon as the launcher gets to it.
  */
 static void
 call_phase(FunctionCallInfo fcinfo, int phase, bool hot, MemoryContext context)
@@ -551,4 +552,12 @@ cm__index_progress(PG_FUNCTION_ARGS)
 	}
 	cm_scope_leave(&scope);
 	return (Datum) 0;
+}
+
+/* _wake_hot_indexes(relation): what follows a change of partitions, for tests. */
+Datum
+cm__wake_hot_indexes(PG_FUNCTION_ARGS)
+{
+	cm_hot_indexes_wake(PG_GETARG_OID(0));
+	PG_RETURN_VOID();
 }

@@ -31,7 +31,6 @@
 #include "access/reloptions.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -43,9 +42,7 @@
 #include "optimizer/prep.h"
 #include "parser/parse_utilcmd.h"
 #include "parser/parser.h"
-#include "partitioning/partbounds.h"
 #include "utils/builtins.h"
-#include "utils/date.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -392,51 +389,4 @@ cm_index_leaf_name(const char *relation_name, const char *index_name)
 	hash = hash_bytes((unsigned char *) full, len);
 	len = pg_mbcliplen(full, len, NAMEDATALEN - 1 - 9);
 	return psprintf("%.*s_%08x", len, full, hash);
-}
-
-/*
- * Does this partition end before the cutoff?  No if it has no upper bound in
- * time (DEFAULT, MAXVALUE, another kind of key).  Times without zone count in
- * the session's.
- */
-bool
-cm_index_leaf_is_cold(Oid relid, TimestampTz cutoff)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	PartitionBoundSpec *bound = NULL;
-	PartitionRangeDatum *upper;
-	Const	   *value;
-	Datum		datum;
-	bool		isnull = true;
-
-	if (!HeapTupleIsValid(tuple))
-		return true;
-	datum = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_relpartbound, &isnull);
-	if (!isnull)
-		bound = castNode(PartitionBoundSpec, stringToNode(TextDatumGetCString(datum)));
-	ReleaseSysCache(tuple);
-
-	if (bound == NULL || bound->is_default || bound->strategy != PARTITION_STRATEGY_RANGE)
-		return false;
-	upper = linitial_node(PartitionRangeDatum, bound->upperdatums);
-	if (upper->kind == PARTITION_RANGE_DATUM_MINVALUE)
-		return true;
-	if (upper->kind != PARTITION_RANGE_DATUM_VALUE)
-		return false;
-	value = castNode(Const, upper->value);
-	switch (value->consttype)
-	{
-		case TIMESTAMPTZOID:
-			datum = value->constvalue;
-			break;
-		case TIMESTAMPOID:
-			datum = DirectFunctionCall1(timestamp_timestamptz, value->constvalue);
-			break;
-		case DATEOID:
-			datum = DirectFunctionCall1(date_timestamptz, value->constvalue);
-			break;
-		default:
-			return false;
-	}
-	return DatumGetTimestampTz(datum) <= cutoff;
 }

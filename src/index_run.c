@@ -41,6 +41,7 @@ typedef struct BuildRun
 	int			done;
 	int			built;
 	int			found;
+	int			dropped;		/* from partitions outside their window */
 	int			conflicts;
 	int			deferred;
 	int			failed;
@@ -130,6 +131,7 @@ save_end(CmIndexRow *row, const ErrorData *failure, const char *message)
 static void
 record_error(BuildRun *run, CmIndexRow *row, const ErrorData *edata)
 {
+	run->dropped += row->dropped_from;
 	save_end(row, edata, NULL);
 	if (OidIsValid(row->conflict) && edata->sqlerrcode == ERRCODE_DUPLICATE_TABLE)
 	{
@@ -146,6 +148,7 @@ record_error(BuildRun *run, CmIndexRow *row, const ErrorData *edata)
 static void
 record_result(BuildRun *run, CmIndexRow *row, CmIndexResult result)
 {
+	run->dropped += row->dropped_from;
 	if (result == CM_INDEX_DEFERRED)
 	{
 		ErrorData	later = {.sqlerrcode = ERRCODE_LOCK_NOT_AVAILABLE,
@@ -164,7 +167,7 @@ record_result(BuildRun *run, CmIndexRow *row, CmIndexResult result)
 		run->built++;
 	else
 		run->found++;
-	save_end(row, NULL, row->built ? "built" : "found valid");
+	save_end(row, NULL, row->message ? row->message : row->built ? "built" : "found valid");
 }
 
 /* Work on one row behind an error fence. */
@@ -295,6 +298,9 @@ report_run(BuildRun *run, CmJobOutcome *outcome)
 	initStringInfo(&text);
 	appendStringInfo(&text, "phase %d: %d built, %d already there",
 					 run->job->phase, run->built, run->found);
+	if (run->dropped > 0)
+		appendStringInfo(&text, ", dropped from %d partition%s outside the hot window",
+						 run->dropped, run->dropped == 1 ? "" : "s");
 	if (run->conflicts > 0)
 		appendStringInfo(&text, ", %d in conflict with another of the same name", run->conflicts);
 	if (run->deferred > 0)

@@ -19,8 +19,11 @@
 typedef enum CmWorkerMode
 {
 	CM_WORKER_LOOK,				/* claim the oldest due job of the database */
-	CM_WORKER_JOB				/* run the job that the order names */
+	CM_WORKER_JOB				/* run the jobs that the order names */
 } CmWorkerMode;
+
+/* How many jobs one order can name: as many as fit into bgw_extra. */
+#define CM_ORDER_JOBS	12
 
 /* The order that a worker gets in bgw_extra. */
 typedef struct CmWorkerOrder
@@ -28,8 +31,9 @@ typedef struct CmWorkerOrder
 	CmSlotRef	slot;
 	CmWorkerMode mode;
 	bool		only_if_due;	/* JOB: not if somebody ran it meanwhile */
+	uint8		njobs;			/* JOB only */
 	Oid			datid;
-	int64		job_id;			/* JOB only */
+	int64		job_ids[CM_ORDER_JOBS]; /* run one after the other */
 } CmWorkerOrder;
 
 /* When a job is to run; what job_clock.c reckons with. */

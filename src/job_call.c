@@ -22,6 +22,7 @@
 
 #include <signal.h>
 
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
@@ -70,7 +71,7 @@ cm_worker_start(const CmWorkerOrder *order, bool background, bool waited,
 
 	StaticAssertStmt(sizeof(CmWorkerOrder) <= BGW_EXTRALEN, "worker order does not fit");
 
-	reserve = cm_slot_reserve(order->datid, order->job_id, background, waited, slot);
+	reserve = cm_slot_reserve(order->datid, order->mode == CM_WORKER_JOB ? order->job_ids[0] : 0, background, waited, slot);
 	if (reserve != CM_RESERVED)
 		return reserve;
 	full.slot = *slot;
@@ -296,6 +297,39 @@ raise_outcome(const CmSlot *slot, const Outcome *outcome, const char *name)
 }
 
 /*
+ * Have a worker carry out an order, and wait for its end.  The caller's
+ * transaction is committed.  What came of the last job is in *slot.
+ */
+static void
+call_worker(const CmWorkerOrder *order, const char *name, CmSlot *slot)
+{
+	CallState	state = {0};
+
+	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect_ext failed");
+	SPI_commit();
+	start_in_turn(order, &state, name);
+
+	PG_ENSURE_ERROR_CLEANUP(abandon_worker, PointerGetDatum(&state));
+	{
+		wait_and_show(&state, name, slot);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(abandon_worker, PointerGetDatum(&state));
+	cm_slot_release(state.slot);
+	SPI_finish();
+}
+
+/* What every procedure that calls a worker refuses. */
+static void
+require_callable(FunctionCallInfo fcinfo)
+{
+	char	   *what = psprintf("%s()", get_func_name(fcinfo->flinfo->fn_oid));
+
+	cm_require_nonatomic(fcinfo, what);
+	cm_require_primary(what);
+}
+
+/*
  * Run a job in a worker and wait for its end: what run_job() does, and every
  * other procedure that has a job to its name.  The caller's transaction is
  * committed.  Returns true if the job did its work, false if it put it off;
@@ -306,37 +340,102 @@ bool
 cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	CallState	state = {0};
-	CmWorkerOrder order = {.mode = CM_WORKER_JOB,.datid = MyDatabaseId,.job_id = job_id};
-	Outcome outcome;
+	CmWorkerOrder order = {.mode = CM_WORKER_JOB,.datid = MyDatabaseId,.njobs = 1,.job_ids = {job_id}};
+	Outcome		outcome;
 	CmSlot	   *slot = palloc0(sizeof(CmSlot));
 	CmJob	   *job;
 
-	cm_require_nonatomic(fcinfo, psprintf("%s()", get_func_name(fcinfo->flinfo->fn_oid)));
-	cm_require_primary(psprintf("%s()", get_func_name(fcinfo->flinfo->fn_oid)));
+	require_callable(fcinfo);
 	cm_job_require_owner(job_id);
 	job = cm_job_load(job_id);
 	if (job == NULL)
 		elog(ERROR, "job " INT64_FORMAT " does not exist", job_id);
-
-	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect_ext failed");
-	SPI_commit();
-	start_in_turn(&order, &state, job->name);
-
-	PG_ENSURE_ERROR_CLEANUP(abandon_worker, PointerGetDatum(&state));
-	{
-		wait_and_show(&state, job->name, slot);
-	}
-	PG_END_ENSURE_ERROR_CLEANUP(abandon_worker, PointerGetDatum(&state));
-	cm_slot_release(state.slot);
+	call_worker(&order, job->name, slot);
 
 	MemoryContextSwitchTo(caller);
 	read_outcome(slot, &outcome);
-	SPI_finish();
-	MemoryContextSwitchTo(caller);
 	if (outcome.status != CM_RUN_SUCCEEDED && outcome.status != CM_RUN_DEFERRED)
 		raise_outcome(slot, &outcome, job->name);
 	*message = outcome.message;
 	return outcome.status == CM_RUN_SUCCEEDED;
+}
+
+/* The number of the last run of any job. */
+static int64
+last_run(void)
+{
+	CmScope		scope;
+	bool		isnull;
+	int64		result;
+
+	cm_catalog_enter(&scope);
+	SPI_execute("SELECT coalesce(max(run_id), 0) FROM concertmaster.job_run", false, 1);
+	result = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	cm_scope_leave(&scope);
+	return result;
+}
+
+/* Read how the job's first run after that one went, if there was one. */
+static void
+read_run(CmJobCall *call, int64 after)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[2] = {INT8OID, INT8OID};
+	Datum		values[2] = {Int64GetDatum(call->job_id), Int64GetDatum(after)};
+	CmScope		scope;
+
+	cm_catalog_enter(&scope);
+	SPI_execute_with_args("SELECT status, sqlstate, message, detail, hint FROM concertmaster.job_run"
+						  " WHERE job_id = $1 AND run_id > $2 ORDER BY run_id LIMIT 1",
+						  2, types, values, NULL, false, 1);
+	if (SPI_processed > 0)
+	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		MemoryContext spi_context = MemoryContextSwitchTo(context);
+		char	   *sqlstate = SPI_getvalue(row, desc, 2);
+
+		call->status = SPI_getvalue(row, desc, 1);
+		call->sqlerrcode = sqlstate == NULL ? ERRCODE_INTERNAL_ERROR :
+			MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2], sqlstate[3], sqlstate[4]);
+		call->message = SPI_getvalue(row, desc, 3);
+		call->detail = SPI_getvalue(row, desc, 4);
+		call->hint = SPI_getvalue(row, desc, 5);
+		MemoryContextSwitchTo(spi_context);
+	}
+	cm_scope_leave(&scope);
+}
+
+/*
+ * Run several jobs (CmJobCall) in as few workers as will do, one after the
+ * other, and wait for their end.  None raises an error here: how each went is
+ * written into it, with status NULL if it did not come to run.  name: of what
+ * is being done, for progress.
+ */
+void
+cm_jobs_call(FunctionCallInfo fcinfo, List *calls, const char *name)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	int64		before = last_run();
+	ListCell   *lc;
+
+	require_callable(fcinfo);
+	foreach(lc, calls)
+		cm_job_require_owner(((CmJobCall *) lfirst(lc))->job_id);
+	for (int at = 0; at < list_length(calls); at += CM_ORDER_JOBS)
+	{
+		CmWorkerOrder order = {.mode = CM_WORKER_JOB,.datid = MyDatabaseId};
+		CmSlot	   *slot = palloc0(sizeof(CmSlot));
+
+		while (order.njobs < CM_ORDER_JOBS && at + order.njobs < list_length(calls))
+		{
+			order.job_ids[order.njobs] = ((CmJobCall *) list_nth(calls, at + order.njobs))->job_id;
+			order.njobs++;
+		}
+		call_worker(&order, name, slot);
+		MemoryContextSwitchTo(caller);
+		pfree(slot);
+	}
+	foreach(lc, calls)
+		read_run(lfirst(lc), before);
 }

@@ -23,6 +23,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -76,9 +77,9 @@ require_drivable(const char *name)
 	Datum		values[1];
 
 	values[0] = CStringGetTextDatum(name);
-	SPI_execute_with_args("SELECT 1 FROM concertmaster.job, concertmaster.armed"
+	cm_query("SELECT 1 FROM concertmaster.job, concertmaster.armed"
 						  " WHERE name = $1 AND every < interval '1 minute' AND driver = 'pg_cron'",
-						  1, types, values, NULL, false, 1);
+						  1, types, values, NULL);
 	if (SPI_processed > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -184,13 +185,13 @@ upsert_row(const char *name, CmJobKind kind, const char *schema_name,
 	nulls[6] = every ? ' ' : 'n';
 
 	arm_if_empty();
-	SPI_execute_with_args("INSERT INTO concertmaster.job"
+	cm_query("INSERT INTO concertmaster.job"
 						  " (name, kind, schema_name, relation_name, phase, owner, every)"
 						  " VALUES ($1, $2, $3, $4, $5, $6, $7)"
 						  " ON CONFLICT (name) DO UPDATE SET every = EXCLUDED.every, owner = EXCLUDED.owner"
 						  " RETURNING job_id, every::text IS NOT DISTINCT FROM"
 						  "   (SELECT o.every::text FROM concertmaster.job o WHERE o.name = $1)",
-						  7, types, values, nulls, false, 0);
+						  7, types, values, nulls);
 	job_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 
 	/* The subselect has seen the row as it was before. */
@@ -198,7 +199,7 @@ upsert_row(const char *name, CmJobKind kind, const char *schema_name,
 	state_values[0] = Int64GetDatum(job_id);
 	state_values[1] = BoolGetDatum(run_now);
 	state_values[2] = ObjectIdGetDatum(owner);
-	SPI_execute_with_args("INSERT INTO concertmaster.job_state AS s (job_id, next_run, owner_oid, requests)"
+	cm_query("INSERT INTO concertmaster.job_state AS s (job_id, next_run, owner_oid, requests)"
 						  " SELECT job_id, CASE WHEN $2 THEN now() ELSE now() + every END, $3, $2::int"
 						  "   FROM concertmaster.job WHERE job_id = $1"
 						  " ON CONFLICT (job_id) DO UPDATE"
@@ -207,7 +208,7 @@ upsert_row(const char *name, CmJobKind kind, const char *schema_name,
 						  "       scheduled = CASE WHEN $4 THEN coalesce(s.scheduled, s.next_run) END,"
 						  "       origin = CASE WHEN $4 THEN s.origin END, owner_oid = EXCLUDED.owner_oid,"
 						  "       requests = s.requests + EXCLUDED.requests",
-						  4, state_types, state_values, NULL, false, 0);
+						  4, state_types, state_values, NULL);
 	require_drivable(name);
 	ensure_prune_job();
 	return job_id;
@@ -270,8 +271,8 @@ cm_job_remove(CmJobKind kind, Oid relid, int phase)
 
 	values[0] = CStringGetTextDatum(cm_job_name(kind, relid, phase));
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("DELETE FROM concertmaster.job WHERE name = $1",
-						  1, types, values, NULL, false, 0);
+	cm_query("DELETE FROM concertmaster.job WHERE name = $1",
+						  1, types, values, NULL);
 	found = SPI_processed > 0;
 	if (found)
 		SPI_execute("DELETE FROM concertmaster.job WHERE kind = 'prune'"
@@ -280,6 +281,46 @@ cm_job_remove(CmJobKind kind, Oid relid, int phase)
 	cm_scope_leave(&scope);
 	cm_shared_wake_at_commit();
 	return found;
+}
+
+/*
+ * A table has got or lost partitions: make those build jobs due that have an
+ * index with a hot window of it, or of a table that it is a partition of.
+ *
+ * Waits for nobody and does not fail for others' doings: a job whose state is
+ * locked, or can have been changed after the caller's one snapshot was taken,
+ * is left to its daily run.
+ */
+void
+cm_hot_indexes_wake(Oid relid)
+{
+	CmScope		scope;
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+
+	if (IsolationUsesXactSnapshot())
+		return;
+	cm_catalog_enter(&scope);
+	cm_query("WITH RECURSIVE up AS ("
+						  "  SELECT $1 AS oid UNION SELECT h.inhparent FROM up JOIN pg_inherits h ON h.inhrelid = up.oid),"
+						  " free AS (SELECT s.job_id FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
+						  "  WHERE j.kind = 'build' AND EXISTS ("
+						  "    SELECT FROM concertmaster.index_plan p"
+						  "      LEFT JOIN (concertmaster.relation_map m JOIN pg_class k ON k.oid = m.relid)"
+						  "        ON (m.schema_name, m.relation_name) = (p.schema_name, p.table_name)"
+						  "      LEFT JOIN (pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace)"
+						  "        ON (n.nspname, c.relname) = (p.schema_name, p.table_name)"
+						  "     WHERE p.phase = j.phase AND p.hot_window IS NOT NULL"
+						  "       AND coalesce(k.oid, c.oid) IN (SELECT oid FROM up))"
+						  "  FOR UPDATE OF s SKIP LOCKED)"
+						  " UPDATE concertmaster.job_state s"
+						  "    SET next_run = clock_timestamp(), scheduled = coalesce(s.scheduled, s.next_run),"
+						  "        requests = s.requests + 1"
+						  "   FROM free WHERE s.job_id = free.job_id",
+						  1, types, values, NULL);
+	if (SPI_processed > 0)
+		cm_shared_wake_at_commit();
+	cm_scope_leave(&scope);
 }
 
 /* The number of the job with this name; an error if there is none. */
@@ -294,8 +335,8 @@ cm_job_find(const char *name)
 
 	values[0] = CStringGetTextDatum(name);
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT job_id FROM concertmaster.job WHERE name = $1",
-						  1, types, values, NULL, false, 1);
+	cm_query("SELECT job_id FROM concertmaster.job WHERE name = $1",
+						  1, types, values, NULL);
 	if (SPI_processed > 0)
 		job_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	cm_scope_leave(&scope);
@@ -364,12 +405,12 @@ cm_job_in_step(int64 job_id)
 
 	values[0] = Int64GetDatum(job_id);
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT FROM concertmaster.job j WHERE job_id = $1 AND (relation_name IS NULL OR EXISTS"
+	cm_query("SELECT FROM concertmaster.job j WHERE job_id = $1 AND (relation_name IS NULL OR EXISTS"
 						  "   (SELECT FROM concertmaster.relation_map m JOIN pg_class c ON c.oid = m.relid"
 						  "      JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner"
 						  "     WHERE (m.schema_name, m.relation_name) = (j.schema_name, j.relation_name)"
 						  "       AND (n.nspname, c.relname, r.rolname) = (j.schema_name, j.relation_name, j.owner)))",
-						  1, types, values, NULL, false, 1);
+						  1, types, values, NULL);
 	in_step = SPI_processed > 0;
 	cm_scope_leave(&scope);
 	return in_step;
@@ -385,15 +426,15 @@ cm_job_owners_reconcile(void)
 	CmScope		scope;
 
 	cm_catalog_enter(&scope);
-	SPI_execute("UPDATE concertmaster.job_state s SET owner_oid = r.oid"
+	cm_query("UPDATE concertmaster.job_state s SET owner_oid = r.oid"
 				"  FROM concertmaster.job j JOIN pg_roles r ON r.rolname = j.owner"
 				" WHERE j.job_id = s.job_id AND j.relation_name IS NULL AND s.owner_oid IS NULL",
-				false, 0);
-	SPI_execute("UPDATE concertmaster.job j SET owner = r.rolname"
+				0, NULL, NULL, NULL);
+	cm_query("UPDATE concertmaster.job j SET owner = r.rolname"
 				"  FROM concertmaster.job_state s, pg_roles r"
 				" WHERE s.job_id = j.job_id AND j.relation_name IS NULL AND j.owner <> r.rolname"
 				"   AND r.oid = CASE WHEN j.kind = 'prune' THEN " OUR_OID " ELSE s.owner_oid END",
-				false, 0);
+				0, NULL, NULL, NULL);
 	cm_scope_leave(&scope);
 }
 

@@ -166,16 +166,16 @@ cm_run_start(int64 job_id)
 	values[1] = Int32GetDatum(MyProcPid);
 	values[2] = TimestampTzGetDatum(GetCurrentTimestamp());
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("INSERT INTO concertmaster.job_run (job_id, status, pid, start_time)"
+	cm_query("INSERT INTO concertmaster.job_run (job_id, status, pid, start_time)"
 						  " VALUES ($1, 'running', $2, $3) RETURNING run_id",
-						  3, types, values, NULL, false, 0);
+						  3, types, values, NULL);
 	run_id = DatumGetInt64(first_row(1, &isnull));
-	SPI_execute_with_args("INSERT INTO concertmaster.job_state AS s (job_id, last_run, last_status, runs)"
+	cm_query("INSERT INTO concertmaster.job_state AS s (job_id, last_run, last_status, runs)"
 						  " VALUES ($1, $3, 'running', 1)"
 						  " ON CONFLICT (job_id) DO UPDATE"
 						  "   SET last_run = EXCLUDED.last_run, last_status = 'running', runs = s.runs + 1,"
 						  "       requests_seen = s.requests",
-						  3, types, values, NULL, false, 0);
+						  3, types, values, NULL);
 	cm_scope_leave(&scope);
 	return run_id;
 }
@@ -202,12 +202,12 @@ reckon_next(int64 job_id, CmRunStatus status, Datum *times, char *nulls)
 	int			failures;
 
 	values[0] = Int64GetDatum(job_id);
-	SPI_execute_with_args("SELECT j.every, j.start_at, j.timezone, coalesce(s.origin, s.scheduled, s.next_run),"
+	cm_query("SELECT j.every, j.start_at, j.timezone, coalesce(s.origin, s.scheduled, s.next_run),"
 						  "       s.next_run, s.failures_in_row, coalesce(s.scheduled, s.next_run),"
 						  "       s.requests > s.requests_seen"
 						  "  FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
 						  " WHERE job_id = $1 FOR UPDATE OF s",
-						  1, types, values, NULL, false, 1);
+						  1, types, values, NULL);
 	if (SPI_processed == 0)
 		return false;
 	schedule.every = DatumGetIntervalP(first_row(1, &isnull));
@@ -275,10 +275,10 @@ write_run(int64 run_id, const RunEnd *end, TimestampTz *start_time)
 	values[4] = text_or_null(end->message, &nulls[4]);
 	values[5] = text_or_null(end->detail, &nulls[5]);
 	values[6] = text_or_null(end->hint, &nulls[6]);
-	SPI_execute_with_args("UPDATE concertmaster.job_run"
+	cm_query("UPDATE concertmaster.job_run"
 						  "   SET status = $2, end_time = $3, sqlstate = $4, message = $5, detail = $6, hint = $7"
 						  " WHERE run_id = $1 AND status = 'running' RETURNING start_time",
-						  7, types, values, nulls, false, 0);
+						  7, types, values, nulls);
 	if (SPI_processed == 0)
 		return false;
 	*start_time = DatumGetTimestampTz(first_row(1, &isnull));
@@ -302,27 +302,27 @@ write_state(int64 job_id, CmRunStatus status, const RunEnd *end, TimestampTz sta
 	values[7] = text_or_null(end->message, &nulls[7]);
 	values[8] = TimestampTzGetDatum(end->time);
 	if (status == CM_RUN_FAILED)
-		SPI_execute_with_args("UPDATE concertmaster.job_state"
+		cm_query("UPDATE concertmaster.job_state"
 							  "   SET next_run = $2, scheduled = $3, origin = $4, last_status = $5,"
 							  "       last_duration = extract(epoch FROM $9 - $6) * 1000.0,"
 							  "       failures = failures + 1, failures_in_row = failures_in_row + 1,"
 							  "       first_failure = coalesce(first_failure, $9),"
 							  "       last_sqlstate = $7, last_error = $8"
 							  " WHERE job_id = $1",
-							  9, types, values, nulls, false, 0);
+							  9, types, values, nulls);
 	else if (status == CM_RUN_DEFERRED)
-		SPI_execute_with_args("UPDATE concertmaster.job_state"
+		cm_query("UPDATE concertmaster.job_state"
 							  "   SET next_run = $2, scheduled = $3, origin = $4, last_status = $5"
 							  " WHERE job_id = $1",
-							  9, types, values, nulls, false, 0);
+							  9, types, values, nulls);
 	else
-		SPI_execute_with_args("UPDATE concertmaster.job_state"
+		cm_query("UPDATE concertmaster.job_state"
 							  "   SET next_run = $2, scheduled = $3, origin = $4, last_status = $5,"
 							  "       last_duration = extract(epoch FROM $9 - $6) * 1000.0, last_success = $9,"
 							  "       failures_in_row = 0, first_failure = NULL,"
 							  "       last_sqlstate = NULL, last_error = NULL"
 							  " WHERE job_id = $1",
-							  9, types, values, nulls, false, 0);
+							  9, types, values, nulls);
 }
 
 /*
@@ -412,9 +412,9 @@ still_due(int64 job_id)
 
 	values[0] = Int64GetDatum(job_id);
 	values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	SPI_execute_with_args("SELECT 1 FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
+	cm_query("SELECT 1 FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
 						  " WHERE job_id = $1 AND NOT j.paused AND s.next_run <= $2",
-						  2, types, values, NULL, false, 1);
+						  2, types, values, NULL);
 	return SPI_processed > 0;
 }
 
@@ -440,12 +440,12 @@ cm_job_claim_due(int64 only_job_id, Datum *passed_over, int *retry_ms)
 	values[0] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[1] = Int64GetDatum(only_job_id);
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT job_id FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
+	cm_query("SELECT job_id FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
 						  " WHERE NOT j.paused AND s.next_run <= $1 AND ($2 = 0 OR job_id = $2)"
 						  "   AND NOT EXISTS (SELECT FROM concertmaster.job_run r"
 						  "                    WHERE r.job_id = j.job_id AND r.status = 'running')"
 						  " ORDER BY s.next_run, job_id",
-						  2, types, values, NULL, false, 0);
+						  2, types, values, NULL);
 	due = SPI_tuptable;
 	count = SPI_processed;
 	for (uint64 i = 0; i < count && claimed == 0; i++)
@@ -493,13 +493,13 @@ cm_jobs_next_due(Datum passed_over, int *count)
 	values[1] = passed_over;
 	nulls[1] = passed_over ? ' ' : 'n';
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("WITH waiting AS (SELECT s.next_run"
+	cm_query("WITH waiting AS (SELECT s.next_run"
 						  "  FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
 						  " WHERE NOT j.paused AND (job_id = ANY ($2)) IS NOT TRUE AND NOT EXISTS"
 						  "       (SELECT FROM concertmaster.job_run r WHERE r.job_id = j.job_id AND r.status = 'running'))"
 						  " SELECT m.next_run, (SELECT count(*)::int FROM waiting w WHERE w.next_run <= greatest(m.next_run, $1))"
 						  "   FROM (SELECT min(next_run) AS next_run FROM waiting) m",
-						  2, types, values, nulls, false, 1);
+						  2, types, values, nulls);
 	due = DatumGetTimestampTz(first_row(1, &isnull));
 	if (isnull)
 		due = DT_NOEND;
@@ -541,9 +541,9 @@ cm_jobs_armed(const char *driver)
 	values[0] = ObjectIdGetDatum(MyDatabaseId);
 	values[1] = text_or_null(driver, &nulls[1]);
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT 1 FROM concertmaster.armed"
+	cm_query("SELECT 1 FROM concertmaster.armed"
 						  " WHERE datid = $1 AND driver = coalesce($2, driver)",
-						  2, types, values, nulls, false, 1);
+						  2, types, values, nulls);
 	armed = SPI_processed > 0;
 	cm_scope_leave(&scope);
 	return armed;
@@ -562,12 +562,12 @@ cm_jobs_prune(CmJobOutcome *outcome)
 	values[1] = TimestampTzGetDatum(GetCurrentTimestamp() - cm_history_age * USECS_PER_MINUTE);
 	cm_transaction_begin(GetUserId());
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("DELETE FROM concertmaster.job_run r"
+	cm_query("DELETE FROM concertmaster.job_run r"
 						  " USING (SELECT run_id, row_number() OVER (PARTITION BY job_id ORDER BY run_id DESC) AS newer"
 						  "          FROM concertmaster.job_run) n"
 						  " WHERE r.run_id = n.run_id AND r.status <> 'running'"
 						  "   AND (n.newer > $1 OR r.end_time < $2)",
-						  2, types, values, NULL, false, 0);
+						  2, types, values, NULL);
 	removed = SPI_processed;
 	cm_scope_leave(&scope);
 	cm_transaction_commit();

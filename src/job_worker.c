@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * job_worker.c
- *	  The worker: one database, one job, the error fence.
+ *	  The worker: one database, one job at a time, the error fence.
  *
  * A worker is started with an order: look what is due in a database and do
- * the oldest of it, or run one named job.  It connects as the bootstrap
- * superuser (and acts as owners inside transactions), claims its job, records
+ * the oldest of it, or run the named jobs, one after the other.  It connects
+ * as the bootstrap superuser (and acts as owners inside transactions), claims its job, records
  * the start, hands the job to the room whose kind it is, records the end and
  * exits.  At the end of a run, and if it was to look also after the claim, it
  * publishes when the database's next job is due; that is all the launcher
@@ -141,15 +141,21 @@ reconcile(void)
 
 /*
  * The job as it is after its names were brought in step; NULL if it is gone,
- * or if they could not be: *put_off then.
+ * or if they could not be: *put_off then.  is_first: of this worker's jobs;
+ * for the others it is enough that their own names are in step.
  */
 static CmJob *
-load_in_step(int64 job_id, bool *put_off)
+load_in_step(int64 job_id, bool is_first, bool *put_off)
 {
-	bool		reconciled = reconcile();
+	bool		reconciled = is_first && reconcile();
 	CmJob	   *job;
 
 	cm_transaction_begin(GetSessionUserId());
+	if (!is_first && !cm_job_in_step(job_id))
+	{
+		cm_transaction_commit();
+		return load_in_step(job_id, true, put_off);
+	}
 	job = cm_job_load(job_id);
 	*put_off = job != NULL && !reconciled && !cm_job_in_step(job_id);
 	cm_transaction_commit();
@@ -231,7 +237,7 @@ extension_fits(Oid *extension_oid)
  * order names are locked.
  */
 static bool
-try_claim(const CmWorkerOrder *order, Claim *claim)
+try_claim(const CmWorkerOrder *order, int64 job_id, Claim *claim)
 {
 	bool		named = order->mode == CM_WORKER_JOB && !order->only_if_due;
 	bool		looks = order->mode == CM_WORKER_LOOK;
@@ -239,7 +245,6 @@ try_claim(const CmWorkerOrder *order, Claim *claim)
 	int			closed;
 	int			retry_ms = 0;
 	Datum		passed_over = 0;
-	int64		job_id = order->job_id;
 
 	claim->next_due = DT_NOEND;
 	cm_transaction_begin(GetSessionUserId());
@@ -260,7 +265,7 @@ try_claim(const CmWorkerOrder *order, Claim *claim)
 
 	closed = cm_runs_close_dead(&dead_busy);
 	if (!named)
-		job_id = cm_job_claim_due(order->job_id, &passed_over, &retry_ms);
+		job_id = cm_job_claim_due(job_id, &passed_over, &retry_ms);
 	if (job_id != 0)
 		claim->job = cm_job_load(job_id);
 	if (claim->job != NULL)
@@ -288,11 +293,11 @@ try_claim(const CmWorkerOrder *order, Claim *claim)
  * caller does.
  */
 static void
-claim_job(const CmWorkerOrder *order, Claim *claim)
+claim_job(const CmWorkerOrder *order, int64 job_id, Claim *claim)
 {
 	if (order->mode == CM_WORKER_JOB && !order->only_if_due)
-		await_named_job(order->job_id);
-	while (!try_claim(order, claim))
+		await_named_job(job_id);
+	while (!try_claim(order, job_id, claim))
 	{
 		cm_progress_report(0, 0, "waiting for a transaction that changes this job");
 		pause_for_rows();
@@ -332,7 +337,8 @@ try_record(Claim *claim, CmRunStatus status, const ErrorData *edata,
  * rows stay locked, the job is left as if it had not run.
  */
 static void
-record_end(Claim *claim, CmRunStatus status, const ErrorData *edata, const char *message)
+record_end(Claim *claim, CmRunStatus status, const ErrorData *edata, const char *message,
+		   bool is_last)
 {
 	uint32		wakes;
 
@@ -355,7 +361,8 @@ record_end(Claim *claim, CmRunStatus status, const ErrorData *edata, const char 
 	}
 
 	cm_job_unlock(claim->run.job_id);
-	cm_slot_finish(status, edata, message);
+	if (is_last)
+		cm_slot_finish(status, edata, message);
 	publish(claim, wakes, true);
 	RESUME_CANCEL_INTERRUPTS();
 }
@@ -365,7 +372,7 @@ record_end(Claim *claim, CmRunStatus status, const ErrorData *edata, const char 
  * happens, the process is outside of any transaction afterwards.
  */
 static ErrorData *
-run_fenced(const CmJob *job, CmJobOutcome *outcome, MemoryContext context)
+run_fenced(const CmJob *job, bool is_first, CmJobOutcome *outcome, MemoryContext context)
 {
 	ErrorContextCallback callback;
 	ErrorData  *volatile edata = NULL;
@@ -377,7 +384,7 @@ run_fenced(const CmJob *job, CmJobOutcome *outcome, MemoryContext context)
 
 	PG_TRY();
 	{
-		CmJob	   *fresh = load_in_step(job->job_id, &outcome->deferred);
+		CmJob	   *fresh = load_in_step(job->job_id, is_first, &outcome->deferred);
 
 		if (fresh != NULL)
 			dispatch(fresh, outcome);
@@ -406,13 +413,13 @@ run_fenced(const CmJob *job, CmJobOutcome *outcome, MemoryContext context)
 
 /* Claim a job; an error ends the worker, but whoever waits for it hears it. */
 static void
-claim_fenced(const CmWorkerOrder *order, Claim *claim)
+claim_fenced(const CmWorkerOrder *order, int64 job_id, Claim *claim)
 {
 	MemoryContext context = CurrentMemoryContext;
 
 	PG_TRY();
 	{
-		claim_job(order, claim);
+		claim_job(order, job_id, claim);
 	}
 	PG_CATCH();
 	{
@@ -423,10 +430,13 @@ claim_fenced(const CmWorkerOrder *order, Claim *claim)
 	PG_END_TRY();
 }
 
-/* Claim, run, record. */
+/* Claim, run, record; number: of the order's jobs. */
 static void
-work(const CmWorkerOrder *order)
+work(const CmWorkerOrder *order, int number)
 {
+	int64		job_id = order->job_ids[number];
+	bool		is_first = number == 0;
+	bool		is_last = number >= order->njobs - 1;
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "concertmaster job",
 												  ALLOCSET_DEFAULT_SIZES);
 	Claim		claim = {0};
@@ -436,7 +446,7 @@ work(const CmWorkerOrder *order)
 	uint32		wakes = cm_database_wakes(MyDatabaseId);
 
 	MemoryContextSwitchTo(context);
-	claim_fenced(order, &claim);
+	claim_fenced(order, job_id, &claim);
 	if (order->mode == CM_WORKER_LOOK)
 		publish(&claim, wakes, false);
 	if (claim.job == NULL)
@@ -448,7 +458,7 @@ work(const CmWorkerOrder *order)
 
 	pgstat_report_appname(claim.job->name);
 	pgstat_report_activity(STATE_RUNNING, claim.job->name);
-	edata = run_fenced(claim.job, &outcome, context);
+	edata = run_fenced(claim.job, is_first, &outcome, context);
 	pgstat_report_activity(STATE_IDLE, NULL);
 
 	if (edata == NULL)
@@ -463,7 +473,7 @@ work(const CmWorkerOrder *order)
 		status = CM_RUN_FAILED;
 	if (outcome.deferred && outcome.message == NULL && outcome.blocked_by != 0)
 		outcome.message = psprintf("put off: process %d was in the way", outcome.blocked_by);
-	record_end(&claim, status, edata, outcome.message);
+	record_end(&claim, status, edata, outcome.message, is_last);
 }
 
 /* Entry point of a worker. */
@@ -484,6 +494,7 @@ cm_worker_main(Datum main_arg)
 	/* A cancel while it connected can have been lost. */
 	if (cm_slot_must_stop())
 		proc_exit(0);
-	work(&order);
+	for (int i = 0; i < Max(1, order.njobs); i++)
+		work(&order, i);
 	proc_exit(0);
 }

@@ -31,7 +31,9 @@
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/procarray.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 #include "compat.h"
@@ -187,23 +189,31 @@ cm_lock_holder(const List *wishes)
 	return result;
 }
 
-/*
- * The same, but of one that is there to stay: it is in the way of the wishes
- * now and half a deadline later.  Takes that long unless nobody is.
- */
-int
-cm_lock_stayer(const List *wishes)
+/* Half a deadline, however often the latch is set meanwhile. */
+static void
+pause_between_looks(void)
+{
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Max(1, cm_ddl_deadline / 2));
+	long		left;
+
+	while ((left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end)) > 0)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 left, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static int
+find_stayer(const List *wishes)
 {
 	Holders		first = look(wishes);
 	Holders		second;
 
 	if (first.count == 0)
 		return 0;
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 Max(1, cm_ddl_deadline / 2), PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-
+	pause_between_looks();
 	second = look(wishes);
 	for (int i = 0; i < first.count; i++)
 	{
@@ -214,4 +224,23 @@ cm_lock_stayer(const List *wishes)
 		}
 	}
 	return 0;
+}
+
+/*
+ * The pid of a process (-1: a prepared transaction) that is there to stay: it
+ * is in the way of the wishes now and half a deadline later.  0 if nobody is.
+ * Takes that long unless nobody is in the way now.
+ */
+int
+cm_lock_stayer(const List *wishes)
+{
+	MemoryContext looks = AllocSetContextCreate(CurrentMemoryContext, "concertmaster lock watch",
+												ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(looks);
+	int			result = find_stayer(wishes);
+
+	/* Looks are many, and the lock manager gives an array for each lock. */
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(looks);
+	return result;
 }

@@ -1,11 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * partition.h
- *	  What the files of the partition room say to each other.
- *
- * A point is a place on the partition key's axis (partition_axis.c).  A range
- * holds from <= key < to; DT_NOBEGIN and DT_NOEND stand for MINVALUE and
- * MAXVALUE.
+ *	  What the files of the partition room say to each other; for the pure
+ *	  ones see partition_pure.h.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,14 +10,10 @@
 #define CM_PARTITION_H
 
 #include "concertmaster.h"
+#include "partition_pure.h"
 
 #include "nodes/execnodes.h"
-#include "nodes/pg_list.h"
-#include "pgtime.h"
 #include "utils/timestamp.h"
-
-/* No set may plan more partitions than this: a slip of the period, not a wish. */
-#define CM_PARTITION_LIMIT	10000
 
 /*
  * A function makes no more partitions than this in its caller's transaction,
@@ -33,73 +26,6 @@
 
 /* What a split makes and leaves carries this one: copies, to be dropped with their rows. */
 #define CM_SPLIT_MARK		"concertmaster: splitting the default partition of "
-
-/* The trigger on a default partition that is being split, and the log's own columns. */
-#define CM_CAPTURE_TRIGGER	"concertmaster_split"
-#define CM_CAPTURE_NUMBER	"concertmaster_number"
-#define CM_CAPTURE_GONE		"concertmaster_gone"
-
-/* What a partition key counts; see partition_axis.c. */
-typedef enum CmAxisKind
-{
-	CM_AXIS_DATE,
-	CM_AXIS_TIMESTAMP,
-	CM_AXIS_TIMESTAMPTZ,
-	CM_AXIS_EPOCH,				/* an integer: units of time since 1970 */
-	CM_AXIS_UUID,				/* uuids of version 7 */
-	CM_AXIS_NUMBER				/* an integer as it is */
-} CmAxisKind;
-
-typedef struct CmAxis
-{
-	CmAxisKind	kind;
-	Oid			key_type;		/* domains seen through */
-	int64		per_second;		/* EPOCH only */
-	pg_tz	   *zone;			/* of the bounds; not for NUMBER */
-} CmAxis;
-
-/* The width of one partition: whole months, or microseconds, or numbers. */
-typedef struct CmPeriod
-{
-	int			months;
-	int64		length;			/* if months is 0 */
-} CmPeriod;
-
-/* A set's settings, together with what its table dictates. */
-typedef struct CmPartitionSettings
-{
-	CmAxis		axis;
-	CmPeriod	period;
-	int			ahead;			/* whole partitions after the present one */
-	bool		has_start;
-	int64		start;			/* a point in the oldest partition, if has_start */
-	bool		has_retention;
-	Interval	retention;		/* of time, */
-	int64		retention_width;	/* or of numbers */
-	bool		retention_keep; /* detach only */
-	char	   *retention_schema;	/* where detached ones go; NULL: nowhere */
-} CmPartitionSettings;
-
-/* A partition that exists, as the catalog has it. */
-typedef struct CmPartition
-{
-	Oid			relid;
-	bool		is_default;		/* then from and to mean nothing */
-	bool		is_pending;		/* DETACH CONCURRENTLY is half done */
-	int64		from;
-	int64		to;
-	char	   *from_literal;	/* where the points do not say all, else NULL */
-	char	   *to_literal;
-} CmPartition;
-
-/* A partition to make. */
-typedef struct CmPartitionPlanned
-{
-	int64		from;
-	int64		to;
-	char		suffix[32];		/* of its name: _2025_01 */
-	int64		rows;			/* of the default partition that belong in it */
-} CmPartitionPlanned;
 
 /* How a leaf comes to be. */
 typedef enum CmLeafKind
@@ -126,33 +52,6 @@ typedef struct CmLeaf
 	bool		stale;			/* set by attach: the range is taken by now */
 } CmLeaf;
 
-/*
- * A default partition that is being split.  Names and lists of columns are
- * quoted.
- */
-typedef struct CmSplit
-{
-	Oid			parent;
-	Oid			owner;
-	Oid			rest;			/* the default partition */
-	List	   *leaves;			/* CmLeaf: the partitions to be */
-	CmLeaf		rest_leaf;		/* what takes its place */
-	char	   *staging;		/* a partitioned table that they are filled through */
-	char	   *log_schema;		/* not quoted */
-	char	   *log_name;		/* not quoted */
-	char	   *log;
-	char	   *columns;		/* all that a row can be given */
-	char	   *key;			/* columns that tell every row from the others */
-	char	   *key_match;		/* p.key = t.key, by the index's operators */
-	bool		own_key;		/* the parent has no such index */
-	char	   *signature;		/* of all that must not change meanwhile */
-	bool		stale;			/* it did */
-	bool		behind;			/* the log was too long to be replayed in the exchange */
-	uint32		page;			/* the next of the default partition to copy */
-	uint32		pages;			/* how many there are to copy at a time */
-	int64		replayed;		/* entries, by the last step */
-} CmSplit;
-
 /* A partition that retires, or a table that was one. */
 typedef struct CmRetiree
 {
@@ -162,6 +61,8 @@ typedef struct CmRetiree
 	int64		upper_bound;	/* a point */
 	bool		is_pending;		/* its detaching was begun */
 	char	   *references;		/* what keeps it, in words; NULL: nothing */
+	char	   *forbidden;		/* the error that it would be; NULL: none */
+	int			forbidden_sqlstate;
 } CmRetiree;
 
 /* A table that was to become a leaf and will not. */
@@ -236,39 +137,6 @@ typedef struct CmSetReport
 	const ErrorData *failure;	/* NULL: none */
 } CmSetReport;
 
-/* in partition_axis.c: pure */
-extern CmAxis cm_axis(Oid key_type, const char *epoch, pg_tz *zone);
-extern bool cm_axis_is_time(const CmAxis *axis);
-extern pg_tz *cm_axis_zone(const char *name);
-extern int64 cm_axis_point(const CmAxis *axis, TimestampTz instant);
-extern TimestampTz cm_axis_instant(const CmAxis *axis, int64 point);
-extern int64 cm_axis_label(const CmAxis *axis, int64 point);
-extern int64 cm_axis_label_point(const CmAxis *axis, int64 label);
-extern int64 cm_axis_value_point(const CmAxis *axis, Datum value);
-extern int64 cm_axis_end(const CmAxis *axis);
-extern char *cm_axis_literal(const CmAxis *axis, int64 point);
-extern char *cm_axis_exact_literal(const CmAxis *axis, Datum value);
-extern char *cm_axis_range_text(const CmAxis *axis, int64 from, int64 to);
-extern void cm_axis_split(Timestamp wall, struct pg_tm *tm, fsec_t *fsec);
-extern void cm_axis_report_out_of_range(void) pg_attribute_noreturn();
-
-/* in partition_plan.c: pure */
-extern CmPeriod cm_partition_period(const Interval *period, Oid key_type);
-extern CmPeriod cm_partition_width(int64 width);
-extern List *cm_partition_plan(const CmPartitionSettings *settings,
-							   const List *existing, int64 now);
-extern List *cm_partition_gaps(const CmPartitionSettings *settings,
-							   const List *existing, int64 low, int64 now);
-extern List *cm_partition_outdated(const CmPartitionSettings *settings,
-								   const List *existing, int64 now);
-extern bool cm_partition_cutoff(const CmPartitionSettings *settings, int64 now, int64 *cutoff);
-extern int64 cm_partition_horizon(const CmPartitionSettings *settings, int64 now);
-extern List *cm_partition_urgent_first(const List *plan, int64 point);
-extern CmPartitionPlanned *cm_partition_month(const CmAxis *axis, int year, int month);
-extern char *cm_partition_name(const char *table, const char *suffix);
-extern int64 cm_partition_covered_until(const List *existing, int64 point);
-extern int	cm_partition_compare(const ListCell *a, const ListCell *b);
-
 /* in partition_bounds.c: reads the catalog, takes no lock on user relations */
 extern Oid	cm_partition_key_type(Oid parent);
 extern List *cm_partition_existing(Oid parent, const CmAxis *axis);
@@ -279,6 +147,7 @@ extern CmPartition *cm_partition_overlapping(const List *existing, int64 from, i
 extern void cm_partition_enter(CmScope *scope, Oid owner);
 extern void cm_partition_execute(const char *sql);
 extern void cm_partition_execute_each(const char *query, int nargs, const Oid *args);
+extern void cm_partition_see_all_rows(void);
 extern char *cm_partition_leaf_quoted(const CmLeaf *leaf);
 extern void cm_partition_leaf_create(void *leaf);
 extern void cm_partition_leaf_attach(void *leaf);
@@ -303,6 +172,7 @@ extern bool cm_partition_settings(Oid parent, CmPartitionSettings *settings);
 extern void cm_partition_set_write(Oid parent, bool is_new, const Datum *columns, const char *nulls);
 extern void cm_partition_set_clear(Oid parent, CmSetColumn number);
 extern bool cm_partition_set_delete(const char *schema_name, const char *table_name);
+extern bool cm_partition_needs_pass(const char *schema_name, const char *table_name);
 extern void cm_partition_set_report(const CmJob *job, const CmSetReport *report);
 extern void cm_partition_state_write(const CmJob *job, const CmRetiree *retiree,
 									 const char *state, const char *detail);
@@ -323,6 +193,9 @@ extern char *cm_partition_columns(Oid parent);
 extern void cm_partition_work(Oid parent, CmPartitionWork *work);
 extern CmLeaf *cm_partition_leaf(Oid parent, const CmAxis *axis, const CmPartitionPlanned *planned);
 
+/* in partition_pass.c: the worker's pass */
+extern bool cm_partition_is_idle(Oid parent);
+
 /* in partition_apply.c: one leaf, under deadlines and with retries */
 extern CmLeafResult cm_partition_make_here(CmLeaf *leaf);
 extern CmLeafResult cm_partition_make(CmLeaf *leaf);
@@ -333,26 +206,6 @@ extern bool cm_partition_prove(const CmPartitionWork *work);
 extern bool cm_partition_prove_no_more(const CmPartitionWork *work);
 extern char *cm_partition_inside(const CmPartitionWork *work, int64 from, int64 to);
 extern char *cm_partition_outside(const CmPartitionWork *work, const List *leaves);
-
-/* in partition_split.c: the default partition's rows, in partitions of their own */
-extern CmLeafResult cm_partition_split(const CmPartitionWork *work, List **leaves, char **put_off);
-extern bool cm_partition_split_clear(Oid parent, Oid owner, Oid rest);
-extern void cm_partition_capture_no_more(void *rest);
-
-/* in partition_obstacle.c: why a default partition cannot be split */
-extern char *cm_partition_obstacle(Oid parent, Oid rest);
-
-/* in partition_alike.c: what LIKE does not copy */
-extern void cm_partition_alike_identity(Oid copy, Oid model);
-extern void cm_partition_alike_names(Oid copy, Oid model);
-
-/* in partition_replay.c: fill the copies and keep them up */
-extern bool cm_partition_split_key(CmSplit *split);
-extern char *cm_partition_split_signature(const CmSplit *split);
-extern bool cm_partition_split_unchanged(CmSplit *split);
-extern void cm_partition_split_copy(void *split);
-extern void cm_partition_split_catch_up(void *split);
-extern void cm_partition_split_replay(CmSplit *split, int limit);
 
 /* in partition_call.c: what the doors share */
 extern void cm_partition_require_writable(const char *what);
@@ -365,6 +218,7 @@ extern void cm_partition_put_existing(ReturnSetInfo *result, const CmAxis *axis,
 									  const char *action, const char *detail);
 
 /* in partition_retire.c: detach, then drop or keep */
+extern char *cm_partition_forbidden(const CmPartitionWork *work, Oid relid, int *sqlstate);
 extern bool cm_partition_retire(const CmJob *job, const CmPartitionWork *work,
 								const CmRetiree *retiree);
 

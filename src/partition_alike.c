@@ -19,7 +19,7 @@
 
 #include "utils/lsyscache.h"
 
-#include "partition.h"
+#include "partition_split.h"
 
 /* Pairs of indexes, of the copy ($1) and of the model ($2). */
 #define PAIRS \

@@ -40,7 +40,7 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
-#include "partition.h"
+#include "partition_pure.h"
 
 /* 1970 as a point. */
 #define UNIX_ORIGIN \
@@ -367,15 +367,15 @@ cm_axis_range_text(const CmAxis *axis, int64 from, int64 to)
 					to == DT_NOEND ? "the end" : cm_axis_literal(axis, to));
 }
 
-/* The greatest bound that the key's type can hold; beyond it is no value. */
+/* A bound to make: without end where the key's type has no such value. */
 int64
-cm_axis_end(const CmAxis *axis)
+cm_axis_bound(const CmAxis *axis, int64 point)
 {
 	int64		least;
 	int64		greatest;
 
 	if (axis->kind != CM_AXIS_NUMBER)
-		return DT_NOEND;
+		return point;
 	number_limits(axis->key_type, &least, &greatest);
-	return greatest;
+	return point < least ? DT_NOBEGIN : point > greatest ? DT_NOEND : point;
 }

@@ -26,6 +26,8 @@
 #include "utils/date.h"
 #include "utils/datetime.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -256,8 +258,8 @@ action_for(const CmPartitionWork *work, const CmPartition *partition, const char
 
 		if (retiree->relid != partition->relid)
 			continue;
-		*detail = retiree->references;
-		if (retiree->references != NULL)
+		*detail = retiree->references ? retiree->references : retiree->forbidden;
+		if (*detail != NULL)
 			return "kept";
 		if (retiree->is_pending)
 			return "finalize";
@@ -356,16 +358,9 @@ cm__partition_plan(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* One set to roll. */
-typedef struct RollTarget
-{
-	int64		job_id;
-	char	   *name;
-} RollTarget;
-
-/* The jobs to run: of one table, or of every set that the caller may manage. */
+/* The jobs to run: of one table, or of every set that the caller may manage; as CmJobCall. */
 static List *
-find_targets(Oid parent)
+find_targets(Oid parent, List **parents)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[2] = {OIDOID, OIDOID};
@@ -376,89 +371,124 @@ find_targets(Oid parent)
 	values[0] = ObjectIdGetDatum(parent);
 	values[1] = ObjectIdGetDatum(GetUserId());
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT j.job_id, format('%I.%I', j.schema_name, j.relation_name)"
+	SPI_execute_with_args("SELECT j.job_id, format('%I.%I', j.schema_name, j.relation_name), m.relid"
 						  "  FROM concertmaster.job j"
 						  "  JOIN concertmaster.relation_map m USING (schema_name, relation_name)"
-						  "  JOIN pg_class c ON c.oid = m.relid"
-						  " WHERE j.kind = 'roll' AND (c.oid = $1 OR $1 = 0)"
-						  "   AND pg_has_role($2, c.relowner, 'USAGE')"
+						  " WHERE j.kind = 'roll' AND (m.relid = $1 OR $1 = 0)"
+						  "   AND pg_has_role($2, (SELECT c.relowner FROM pg_class c WHERE c.oid = m.relid), 'USAGE')"
 						  " ORDER BY j.schema_name, j.relation_name",
 						  2, types, values, NULL, false, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
 		MemoryContext spi_context = MemoryContextSwitchTo(context);
-		RollTarget *target = palloc(sizeof(RollTarget));
+		CmJobCall  *target = palloc0(sizeof(CmJobCall));
 		bool		isnull;
 
-		target->job_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
-													 SPI_tuptable->tupdesc, 1, &isnull));
-		target->name = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2);
+		target->job_id = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
+		target->name = SPI_getvalue(row, desc, 2);
 		targets = lappend(targets, target);
+		*parents = lappend_oid(*parents, DatumGetObjectId(SPI_getbinval(row, desc, 3, &isnull)));
 		MemoryContextSwitchTo(spi_context);
 	}
 	cm_scope_leave(&scope);
 	return targets;
 }
 
-/* Roll one set and tell the caller how it went. */
-static void
-roll_target(FunctionCallInfo fcinfo, const RollTarget *target)
-{
-	char	   *message = NULL;
-
-	if (cm_job_call(fcinfo, target->job_id, &message))
-		ereport(NOTICE,
-				(errmsg("%s: %s", target->name, message ? message : "done")));
-	else
-		ereport(WARNING,
-				(errmsg("partition set %s was put off", target->name),
-				 message ? errdetail("%s", message) : 0,
-				 errhint("The set's job tries again by itself; see the view concertmaster.partition_sets.")));
-}
-
 /*
- * Roll one of several sets.  If its run failed, say so, and leave the
- * transaction in which that was found out.  Returns whether it went well.
- *
- * An interrupt or a lack of workers concerns every set and is thrown on.
+ * Is there nothing to do for a set?  Found out in a subtransaction; if that
+ * fails, its worker will find the same, and record it.
  */
 static bool
-roll_or_warn(FunctionCallInfo fcinfo, const RollTarget *target)
+is_idle(Oid parent)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	ErrorData  *edata;
-	int			class;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool idle = false;
 
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
-		roll_target(fcinfo, target);
-		edata = NULL;
+		idle = cm_partition_is_idle(parent);
+		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(caller);
-		edata = CopyErrorData();
-		class = ERRCODE_TO_CATEGORY(edata->sqlerrcode);
-		if (class == ERRCODE_OPERATOR_INTERVENTION || class == ERRCODE_INSUFFICIENT_RESOURCES ||
-			class == ERRCODE_INTERNAL_ERROR)
+		if (geterrcode() == ERRCODE_QUERY_CANCELED)
 			PG_RE_THROW();
 		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_END_TRY();
-	if (edata == NULL)
-		return true;
-
-	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect_ext failed");
-	SPI_rollback();
-	SPI_finish();
 	MemoryContextSwitchTo(caller);
-	ereport(WARNING,
-			(errcode(edata->sqlerrcode),
-			 errmsg("could not roll partition set %s: %s", target->name, edata->message),
-			 edata->detail ? errdetail("%s", edata->detail) : 0,
-			 edata->hint ? errhint("%s", edata->hint) : 0));
-	return false;
+	CurrentResourceOwner = owner;
+	return idle;
+}
+
+/* Those of the sets where there is something to do. */
+static List *
+leave_out_idle(List *targets, List *parents)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(caller, "concertmaster idle sets",
+												  ALLOCSET_DEFAULT_SIZES);
+	List	   *result = NIL;
+	ListCell   *target;
+	ListCell   *parent;
+
+	forboth(target, targets, parent, parents)
+	{
+		bool		idle;
+
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		idle = is_idle(lfirst_oid(parent));
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(context);
+		if (!idle)
+			result = lappend(result, lfirst(target));
+	}
+	MemoryContextDelete(context);
+	return result;
+}
+
+/* Tell the caller how it went with a set; false if it failed. */
+static bool
+tell_outcome(const CmJobCall *target)
+{
+	if (target->status == NULL)
+		ereport(WARNING,
+				(errmsg("partition set %s was not rolled", target->name),
+				 errdetail("Its worker ended before."),
+				 errhint("More details are in the server log.")));
+	else if (strcmp(target->status, "succeeded") == 0)
+		ereport(NOTICE,
+				(errmsg("%s: %s", target->name, target->message ? target->message : "done")));
+	else if (strcmp(target->status, "deferred") == 0)
+		ereport(WARNING,
+				(errmsg("partition set %s was put off", target->name),
+				 target->message ? errdetail("%s", target->message) : 0,
+				 errhint("The set's job tries again by itself; see the view concertmaster.partition_sets.")));
+	else
+		ereport(WARNING,
+				(errcode(target->sqlerrcode),
+				 errmsg("could not roll partition set %s: %s", target->name,
+						target->message ? target->message : "its worker ended before it recorded an outcome"),
+				 target->detail ? errdetail("%s", target->detail) : 0,
+				 target->hint ? errhint("%s", target->hint) : 0));
+	return target->status != NULL &&
+		(strcmp(target->status, "succeeded") == 0 || strcmp(target->status, "deferred") == 0);
+}
+
+/* Roll one set: its error is the caller's. */
+static void
+roll_one(FunctionCallInfo fcinfo, CmJobCall *target)
+{
+	target->status = cm_job_call(fcinfo, target->job_id, &target->message) ? "succeeded" : "deferred";
+	(void) tell_outcome(target);
 }
 
 /* CALL roll_partitions(parent regclass) */
@@ -466,33 +496,43 @@ Datum
 cm_roll_partitions(PG_FUNCTION_ARGS)
 {
 	Oid			parent = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
+	List	   *parents = NIL;
 	List	   *targets;
+	int			total;
 	int			failed = 0;
-	ListCell   *cell;
+	ListCell   *lc;
 
 	cm_require_nonatomic(fcinfo, "roll_partitions()");
 	cm_require_primary("roll_partitions()");
 	if (OidIsValid(parent))
 		(void) cm_partition_open_door(parent, "roll_partitions()");
 	cm_relations_reconcile();
-	targets = find_targets(parent);
+	targets = find_targets(parent, &parents);
+	total = list_length(targets);
 
 	if (OidIsValid(parent))
 	{
 		if (targets == NIL)
 			cm_partition_report_no_set(get_rel_name(parent));
-		roll_target(fcinfo, linitial(targets));
+		roll_one(fcinfo, linitial(targets));
 		PG_RETURN_VOID();
 	}
-	foreach(cell, targets)
+	targets = leave_out_idle(targets, parents);
+	if (list_length(targets) < total)
+		ereport(NOTICE,
+				(errmsg_plural("%d partition set has nothing to do",
+							   "%d partition sets have nothing to do",
+							   total - list_length(targets), total - list_length(targets))));
+	cm_jobs_call(fcinfo, targets, "roll_partitions");
+	foreach(lc, targets)
 	{
-		if (!roll_or_warn(fcinfo, lfirst(cell)))
+		if (!tell_outcome(lfirst(lc)))
 			failed++;
 	}
 	if (failed > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("could not roll %d of %d partition sets", failed, list_length(targets)),
+				 errmsg("could not roll %d of %d partition sets", failed, total),
 				 errdetail("The other sets were rolled and that is committed."),
 				 errhint("See the warnings above and the view concertmaster.partition_sets.")));
 	PG_RETURN_VOID();

@@ -43,7 +43,7 @@
 #include "utils/rel.h"
 
 #include "compat.h"
-#include "partition.h"
+#include "partition_split.h"
 
 PG_FUNCTION_INFO_V1(cm__partition_capture);
 
@@ -181,7 +181,10 @@ cm__partition_capture(PG_FUNCTION_ARGS)
 
 	if (!OidIsValid(log))
 		return PointerGetDatum(NULL);
-	cm_partition_enter(&scope, rel->rd_rel->relowner);
+	cm_owner_enter(&scope, rel->rd_rel->relowner, true);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	scope.spi = true;
 	if (!capture.valid || capture.relid != RelationGetRelid(rel) || capture.log != log)
 		prepare(rel, log);
 	if (old)

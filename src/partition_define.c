@@ -31,6 +31,7 @@
 
 #include "compat.h"
 #include "partition.h"
+#include "partition_split.h"
 
 PG_FUNCTION_INFO_V1(cm_create_partition_set);
 PG_FUNCTION_INFO_V1(cm_alter_partition_set);
@@ -321,10 +322,10 @@ cm_create_partition_set(PG_FUNCTION_ARGS)
 	axis = cm_axis(cm_partition_open_door(parent, "create_partition_set()"),
 				   PG_ARGISNULL(ARG_EPOCH) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(ARG_EPOCH)),
 				   NULL);
+	check_arguments(fcinfo, &axis);
 	if (cm_axis_is_time(&axis))
 		require_argument(fcinfo, ARG_PERIOD, "period");
-	check_arguments(fcinfo, &axis);
-	if (!cm_axis_is_time(&axis))
+	else
 		require_argument(fcinfo, ARG_WIDTH, "width");
 
 	InitMaterializedSRF(fcinfo, 0);

@@ -52,11 +52,20 @@
 #include "compat.h"
 #include "partition.h"
 
+/* Until the scope ends: a row that a policy hides (FORCE ROW LEVEL SECURITY) is an error. */
+void
+cm_partition_see_all_rows(void)
+{
+	(void) set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
 /* Become the parent's owner, with SPI. */
 void
 cm_partition_enter(CmScope *scope, Oid owner)
 {
 	cm_owner_enter(scope, owner, false);
+	cm_partition_see_all_rows();
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	scope->spi = true;
@@ -84,7 +93,7 @@ cm_partition_execute(const char *sql)
 		elog(ERROR, "SPI_execute failed: %s: %s", SPI_result_code_string(code), sql);
 }
 
-/* Run a query whose rows are statements, then run these in order. */
+/* Run a query, a literal, whose rows are statements, then run these in order. */
 void
 cm_partition_execute_each(const char *query, int nargs, const Oid *args)
 {
@@ -95,15 +104,15 @@ cm_partition_execute_each(const char *query, int nargs, const Oid *args)
 
 	for (int i = 0; i < nargs; i++)
 		values[i] = ObjectIdGetDatum(args[i]);
-	if (SPI_execute_with_args(query, nargs, types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute_with_args failed: %s", query);
+	if (cm_query(query, nargs, types, values, NULL) != SPI_OK_SELECT)
+		elog(ERROR, "query failed: %s", query);
 	table = SPI_tuptable;
 	count = SPI_processed;
 	for (uint64 i = 0; i < count; i++)
 		cm_partition_execute(SPI_getvalue(table->vals[i], table->tupdesc, 1));
 }
 
-/* The one text that a query about two relations yields, or NULL. */
+/* The one text that a query, a literal, about a relation yields, or NULL. */
 static char *
 select_text(const char *query, Oid arg)
 {
@@ -111,8 +120,8 @@ select_text(const char *query, Oid arg)
 	Datum		values[1];
 
 	values[0] = ObjectIdGetDatum(arg);
-	if (SPI_execute_with_args(query, 1, types, values, NULL, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute_with_args failed: %s", query);
+	if (cm_query(query, 1, types, values, NULL) != SPI_OK_SELECT)
+		elog(ERROR, "query failed: %s", query);
 	if (SPI_processed == 0)
 		return NULL;
 	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
@@ -170,6 +179,19 @@ is_leftover(Oid relid, const CmLeaf *leaf)
 		cm_relation_owner(relid) == leaf->owner;
 }
 
+/* Drop a leftover, unless somebody has put a row into it. */
+static bool
+drop_if_empty(Oid relid, const char *name)
+{
+	LockRelationOid(relid, AccessExclusiveLock);
+	if (SPI_execute(psprintf("SELECT FROM ONLY %s", name), false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "query failed");
+	if (SPI_processed > 0)
+		return false;
+	cm_partition_execute(psprintf("DROP TABLE %s", name));
+	return true;
+}
+
 /* Make way for the leaf's name, or say who has it. */
 static void
 clear_name(const CmLeaf *leaf)
@@ -177,18 +199,9 @@ clear_name(const CmLeaf *leaf)
 	Oid			relid = find_table(leaf);
 	char	   *name = cm_partition_leaf_quoted(leaf);
 
-	if (!OidIsValid(relid))
+	if (!OidIsValid(relid) ||
+		(is_leftover(relid, leaf) && drop_if_empty(relid, name)))
 		return;
-	if (is_leftover(relid, leaf))
-	{
-		LockRelationOid(relid, AccessExclusiveLock);
-		if (select_text(psprintf("SELECT 'a row' FROM ONLY %s WHERE $1 IS NOT NULL LIMIT 1", name),
-						relid) == NULL)
-		{
-			cm_partition_execute(psprintf("DROP TABLE %s", name));
-			return;
-		}
-	}
 	ereport(ERROR,
 			(errcode(ERRCODE_DUPLICATE_TABLE),
 			 errmsg("cannot make partition \"%s\" of table \"%s\": the name is taken",
@@ -461,6 +474,34 @@ lock_for_drain(const CmLeaf *leaf, Oid rest)
 		LockRelationOid(lfirst_oid(lc), ShareRowExclusiveLock);
 }
 
+/* Move the rows that belong in the leaf.  Caller has the locks. */
+static void
+move_rows(CmLeaf *leaf, Oid rest)
+{
+	List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
+	char	   *key = cm_partition_key_name(leaf->parent);
+	char	   *columns = cm_partition_columns(leaf->parent);
+	StringInfoData sql;
+	CmScope		scope;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "WITH moved AS (DELETE FROM %s WHERE %s IS NOT NULL", cm_relation_quoted(rest), key);
+	if (leaf->from != DT_NOBEGIN)
+		appendStringInfo(&sql, " AND %s >= %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->from));
+	if (leaf->to != DT_NOEND)
+		appendStringInfo(&sql, " AND %s < %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->to));
+	appendStringInfo(&sql, " RETURNING %s) INSERT INTO %s (%s) SELECT %s FROM moved",
+					 columns, cm_partition_leaf_quoted(leaf), columns, columns);
+
+	cm_owner_enter(&scope, leaf->owner, true);
+	cm_partition_see_all_rows();
+	(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	cm_partition_execute(sql.data);
+	leaf->rows = SPI_processed;
+	cm_scope_leave(&scope);
+}
+
 /*
  * Second step where rows of the default partition belong in the table: move
  * them and attach it, so that a reader finds them in one or the other.  A row
@@ -481,22 +522,8 @@ cm_partition_leaf_drain(void *arg)
 	rest = get_default_partition_oid(leaf->parent);
 	if (!leaf->stale && OidIsValid(rest))
 	{
-		List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
-		char	   *key = cm_partition_key_name(leaf->parent);
-		char	   *columns = cm_partition_columns(leaf->parent);
-
 		lock_for_drain(leaf, rest);
-		(void) set_config_option("session_replication_role", "replica", PGC_SUSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-		cm_partition_execute(psprintf("WITH moved AS (DELETE FROM %s WHERE %s%s RETURNING %s)"
-									  " INSERT INTO %s (%s) SELECT %s FROM moved",
-									  cm_relation_quoted(rest),
-									  leaf->from == DT_NOBEGIN ? "true" :
-									  psprintf("%s >= %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->from)),
-									  leaf->to == DT_NOEND ? "" :
-									  psprintf(" AND %s < %s", key, cm_partition_bound_sql(existing, &leaf->axis, leaf->to)),
-									  columns, cm_partition_leaf_quoted(leaf), columns, columns));
-		leaf->rows = SPI_processed;
+		move_rows(leaf, rest);
 		attach_table(leaf);
 	}
 	cm_scope_leave(&scope);
@@ -513,6 +540,6 @@ cm_partition_leaf_drop(void *arg)
 	cm_partition_enter(&scope, leaf->owner);
 	relid = find_table(leaf);
 	if (OidIsValid(relid) && is_leftover(relid, leaf))
-		cm_partition_execute(psprintf("DROP TABLE %s", cm_partition_leaf_quoted(leaf)));
+		(void) drop_if_empty(relid, cm_partition_leaf_quoted(leaf));
 	cm_scope_leave(&scope);
 }

@@ -31,12 +31,16 @@
 #include "catalog/pg_type.h"
 #include "commands/comment.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
 #include "compat.h"
 #include "partition.h"
+
+/* As much of a table's name as its partitions' names begin with, at the least. */
+#define NAME_PREFIX		16
 
 /*
  * The leftovers of a table, as CmLeftover: marked with its name, and owned by
@@ -47,24 +51,29 @@ cm_partition_leftovers(Oid parent, const char *schema_name, const char *table_na
 {
 	MemoryContext context = CurrentMemoryContext;
 	List	   *leftovers = NIL;
-	Oid			types[3] = {TEXTOID, OIDOID, TEXTOID};
-	Datum		values[3];
+	Oid			types[5] = {TEXTOID, OIDOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[5];
 	CmScope		scope;
 
 	values[0] = CStringGetTextDatum(psprintf(CM_PARTITION_MARK "%s",
 											 quote_qualified_identifier(schema_name, table_name)));
 	values[1] = ObjectIdGetDatum(userid);
-	values[2] = CStringGetTextDatum(psprintf(CM_SPLIT_MARK "%s",
+	values[2] = CStringGetTextDatum(schema_name);
+	values[3] = CStringGetTextDatum(pnstrdup(table_name, pg_mbcliplen(table_name, strlen(table_name), NAME_PREFIX)));
+	values[4] = CStringGetTextDatum(psprintf(CM_SPLIT_MARK "%s",
 											 quote_qualified_identifier(schema_name, table_name)));
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT c.oid, c.relowner, d.description = $3"
-						  "  FROM pg_description d JOIN pg_class c ON c.oid = d.objoid"
-						  " WHERE d.classoid = 'pg_class'::regclass AND d.objsubid = 0"
-						  "   AND (d.description = $1 AND c.relkind = 'r' OR d.description = $3 AND c.relkind IN ('r', 'p'))"
-						  "   AND NOT c.relispartition"
-						  "   AND pg_has_role($2, c.relowner, 'USAGE')"
-						  " ORDER BY c.relkind, c.relname",
-						  3, types, values, NULL, false, 0);
+
+	/* By the beginning of the name, which an index has; not by the comment. */
+	cm_query("SELECT c.oid, c.relowner, c.is_copy"
+			 "  FROM (SELECT *, obj_description(oid, 'pg_class') = $5 AS is_copy FROM pg_class) c"
+			 " WHERE c.relname LIKE replace(replace(replace($4, '\\', '\\\\'), '%', '\\%'), '_', '\\_') || '%'"
+			 "   AND c.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = $3)"
+			 "   AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
+			 "   AND (c.is_copy OR c.relkind = 'r' AND obj_description(c.oid, 'pg_class') = $1)"
+			 "   AND pg_has_role($2, c.relowner, 'USAGE')"
+			 " ORDER BY c.relkind, c.relname",
+			 5, types, values, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];

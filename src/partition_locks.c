@@ -65,10 +65,12 @@ foreign_partners(Oid relid, bool referencing)
 
 	values[0] = ObjectIdGetDatum(relid);
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args(referencing ?
-						  "SELECT DISTINCT conrelid FROM pg_constraint WHERE contype = 'f' AND confrelid = $1 AND conrelid <> $1" :
-						  "SELECT DISTINCT confrelid FROM pg_constraint WHERE contype = 'f' AND conrelid = $1 AND confrelid <> $1",
-						  1, types, values, NULL, true, 0);
+	if (referencing)
+		cm_query("SELECT DISTINCT conrelid FROM pg_constraint"
+				 " WHERE contype = 'f' AND confrelid = $1 AND conrelid <> $1", 1, types, values, NULL);
+	else
+		cm_query("SELECT DISTINCT confrelid FROM pg_constraint"
+				 " WHERE contype = 'f' AND conrelid = $1 AND confrelid <> $1", 1, types, values, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		MemoryContext spi_context = MemoryContextSwitchTo(context);

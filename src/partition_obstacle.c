@@ -31,7 +31,7 @@
 #include "lib/stringinfo.h"
 #include "utils/lsyscache.h"
 
-#include "partition.h"
+#include "partition_split.h"
 
 /* A reason, and the query that finds it: $1 the parent, $2 the default partition, one text or none. */
 static const char *const obstacle_queries[] = {
@@ -97,8 +97,8 @@ first_obstacle(Oid parent, Oid rest)
 	values[1] = ObjectIdGetDatum(rest);
 	for (int i = 0; i < lengthof(obstacle_queries); i++)
 	{
-		if (SPI_execute_with_args(obstacle_queries[i], 2, types, values, NULL, true, 1) != SPI_OK_SELECT)
-			elog(ERROR, "SPI_execute_with_args failed");
+		if (cm_query(obstacle_queries[i], 2, types, values, NULL) != SPI_OK_SELECT)
+			elog(ERROR, "query failed");
 		if (SPI_processed > 0)
 			return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 	}

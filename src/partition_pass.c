@@ -38,6 +38,7 @@
 
 #include "compat.h"
 #include "partition.h"
+#include "partition_split.h"
 
 /* A pass without end would be one that is undone as it goes. */
 #define MAX_ROUNDS		10
@@ -48,6 +49,7 @@ typedef struct Pass
 	const CmJob *job;
 	CmPartitionWork work;
 	bool		has_work;
+	const CmRetiree *retiree;	/* that retire_one() is about */
 	int			made;
 	int64		moved;
 	int			retired;
@@ -202,6 +204,29 @@ make_all(Pass *pass)
 	put_off(pass, "making partitions, which others change meanwhile", InvalidOid, CM_STEP_ATTACH);
 }
 
+/* Do one part of the pass; its error, or NULL. */
+static ErrorData *
+try_part(Pass *pass, void (*part) (Pass *pass))
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ErrorData  *edata;
+
+	PG_TRY();
+	{
+		part(pass);
+		edata = NULL;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		edata = CopyErrorData();
+		FlushErrorState();
+		cm_transaction_abort();
+	}
+	PG_END_TRY();
+	return edata;
+}
+
 /* Note what keeps a partition from retiring. */
 static void
 keep_back(Pass *pass, const CmRetiree *retiree)
@@ -285,10 +310,34 @@ list_retirees(const Pass *pass)
 	return list_concat(result, pass->work.retirees);
 }
 
-/* Retire what has had its time. */
+/* Retire one partition, or note what keeps it. */
 static void
+retire_one(Pass *pass)
+{
+	const CmRetiree *retiree = pass->retiree;
+
+	if (retiree->references != NULL)
+		keep_back(pass, retiree);
+	else if (retiree->forbidden != NULL)
+		ereport(ERROR,
+				(errcode(retiree->forbidden_sqlstate),
+				 errmsg_internal("%s", retiree->forbidden),
+				 errdetail("Partition \"%s\" should retire, and stays where it is.", retiree->name)));
+	else if (cm_partition_retire(pass->job, &pass->work, retiree))
+		pass->retired++;
+	else
+		put_off(pass, psprintf("retiring partition %s", retiree->name), retiree->relid,
+				OidIsValid(pass->work.rest) ? CM_STEP_DETACH : CM_STEP_FINALIZE);
+}
+
+/*
+ * Retire what has had its time.  One that fails stops no other; the first
+ * error is returned.
+ */
+static ErrorData *
 retire_all(Pass *pass)
 {
+	ErrorData  *failure = NULL;
 	List	   *retirees;
 	ListCell   *lc;
 
@@ -296,24 +345,20 @@ retire_all(Pass *pass)
 	retirees = list_retirees(pass);
 	foreach(lc, retirees)
 	{
-		const CmRetiree *retiree = lfirst(lc);
-		bool		with_default = OidIsValid(pass->work.rest);
+		ErrorData  *edata;
 
-		if (retiree->references != NULL)
-		{
-			keep_back(pass, retiree);
-			continue;
-		}
+		pass->retiree = lfirst(lc);
 		cm_progress_report(foreach_current_index(lc), list_length(retirees),
-						   "retiring partition %s", retiree->name);
-		if (!cm_partition_retire(pass->job, &pass->work, retiree))
-		{
-			put_off(pass, psprintf("retiring partition %s", retiree->name), retiree->relid,
-					with_default ? CM_STEP_DETACH : CM_STEP_FINALIZE);
-			return;
-		}
-		pass->retired++;
+						   "retiring partition %s", pass->retiree->name);
+		edata = try_part(pass, retire_one);
+		if (failure == NULL)
+			failure = edata;
+		if (edata != NULL && ERRCODE_TO_CATEGORY(edata->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+			ReThrowError(edata);
+		if (pass->deferred != NULL)
+			break;
 	}
+	return failure;
 }
 
 /* Drop what earlier passes left behind; what is in use, next time. */
@@ -384,18 +429,48 @@ describe(const Pass *pass)
 	return text.data;
 }
 
-/* The pass itself.  Throws, or fills in what came of it. */
+/* Other partitions are inside the hot windows of planned indexes now. */
 static void
+wake_hot_indexes(const Pass *pass)
+{
+	cm_transaction_begin(GetSessionUserId());
+	cm_hot_indexes_wake(pass->work.parent);
+	cm_transaction_commit();
+}
+
+/* Whatever came of making: rows are not refused any longer than that. */
+static void
+drop_proof(Pass *pass)
+{
+	if (pass->has_work && !cm_partition_prove_no_more(&pass->work))
+		put_off(pass, "dropping a constraint of the default partition", InvalidOid, CM_STEP_ATTACH);
+}
+
+static void
+retire_and_sweep(Pass *pass)
+{
+	ErrorData  *failure = retire_all(pass);
+
+	if (pass->made > 0 || pass->retired > 0)
+		wake_hot_indexes(pass);
+	if (pass->deferred == NULL)
+		sweep(pass);
+	if (failure != NULL)
+		ReThrowError(failure);
+}
+
+/* The pass itself: fills in what came of it, and returns the first error. */
+static ErrorData *
 run_pass(Pass *pass)
 {
-	make_all(pass);
-	retire_all(pass);
-	if (pass->deferred == NULL)
-	{
-		sweep(pass);
-		if (!cm_partition_prove_no_more(&pass->work))
-			put_off(pass, "dropping a constraint of the default partition", InvalidOid, CM_STEP_ATTACH);
-	}
+	ErrorData  *failure = try_part(pass, make_all);
+	ErrorData  *later = try_part(pass, drop_proof);
+
+	if (failure == NULL)
+		failure = later;
+	if (failure == NULL)
+		failure = try_part(pass, retire_and_sweep);
+	return failure;
 }
 
 /* Write how it went. */
@@ -413,29 +488,32 @@ report(const Pass *pass, const ErrorData *failure)
 	cm_transaction_commit();
 }
 
+/*
+ * Has a pass over the set nothing to do, and did the last one go well?  In the
+ * transaction that is open; as the caller, who may.
+ */
+bool
+cm_partition_is_idle(Oid parent)
+{
+	char	   *schema_name = get_namespace_name(get_rel_namespace(parent));
+	char	   *table_name = get_rel_name(parent);
+	CmPartitionWork work;
+
+	if (table_name == NULL || cm_partition_needs_pass(schema_name, table_name))
+		return false;
+	cm_partition_work(parent, &work);
+	return work.leaves == NIL && work.retirees == NIL;
+}
+
 /* Worker's entry: one pass over one set. */
 void
 cm_partition_run(const CmJob *job, CmJobOutcome *outcome)
 {
-	MemoryContext caller = CurrentMemoryContext;
 	Pass	   *pass = palloc0(sizeof(Pass));
 	ErrorData  *edata;
 
 	pass->job = job;
-	PG_TRY();
-	{
-		run_pass(pass);
-		edata = NULL;
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		edata = CopyErrorData();
-		FlushErrorState();
-		cm_transaction_abort();
-	}
-	PG_END_TRY();
-
+	edata = run_pass(pass);
 	if (edata != NULL && cm_error_means_later(edata, false))
 	{
 		pass->deferred = edata->message;

@@ -43,7 +43,7 @@
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
 
-#include "partition.h"
+#include "partition_pure.h"
 
 /* Monday, 3 January 2000, 00:00: origin of every grid that is not monthly. */
 #define GRID_ORIGIN		(2 * USECS_PER_DAY)
@@ -137,6 +137,15 @@ label_exists(int64 label, const CmPartitionSettings *settings)
 	const CmAxis *axis = &settings->axis;
 
 	return label_floor(cm_axis_label(axis, cm_axis_label_point(axis, label)), settings) == label;
+}
+
+/* Does a period begin at this point? */
+bool
+cm_partition_on_grid(const CmPartitionSettings *settings, int64 point)
+{
+	int64		label = cm_axis_label(&settings->axis, point);
+
+	return label_floor(label, settings) == label;
 }
 
 /* The first label that exists after one. */
@@ -272,12 +281,11 @@ plan_periods(const CmPartitionSettings *settings, const List *existing, int64 fr
 	while (label < end)
 	{
 		int64		next = next_label(label, settings);
-		bool		last = next > cm_axis_end(axis);
+		int64		to = cm_axis_bound(axis, cm_axis_label_point(axis, next));
 
-		plan = plan_period(plan, cm_axis_label_point(axis, label),
-						   last ? DT_NOEND : cm_axis_label_point(axis, next),
+		plan = plan_period(plan, cm_axis_bound(axis, cm_axis_label_point(axis, label)), to,
 						   label, settings, sorted);
-		if (last)
+		if (to == DT_NOEND)
 			break;
 		label = next;
 	}
@@ -291,18 +299,6 @@ end_label(const CmPartitionSettings *settings, int64 now)
 	int64		from = settings->has_start ? Max(settings->start, now) : now;
 
 	return label_step(label_of_period(from, settings), settings, settings->ahead + 1);
-}
-
-/* The point at which the last period ahead ends. */
-int64
-cm_partition_horizon(const CmPartitionSettings *settings, int64 now)
-{
-	int64		label = end_label(settings, now);
-
-	while (!label_exists(label, settings))
-		label = label_step(label, settings, 1);
-	return label > cm_axis_end(&settings->axis) ? DT_NOEND :
-		cm_axis_label_point(&settings->axis, label);
 }
 
 /* The label n periods before one, but none before our era. */
@@ -369,6 +365,24 @@ cm_partition_cutoff(const CmPartitionSettings *settings, int64 now, int64 *cutof
 }
 
 /*
+ * Of periods that hold the cutoff or later ones, the pieces that are not over
+ * with: in a set of narrower partitions, those before the cutoff have retired.
+ */
+static List *
+leave_out_outdated(List *plan, int64 cutoff)
+{
+	List	   *result = NIL;
+	ListCell   *cell;
+
+	foreach(cell, plan)
+	{
+		if (((CmPartitionPlanned *) lfirst(cell))->to > cutoff)
+			result = lappend(result, lfirst(cell));
+	}
+	return result;
+}
+
+/*
  * The partitions to make, oldest first, as CmPartitionPlanned: everything
  * that is not held yet from the start (or where the set ended, or the present
  * period) to the end of the last period ahead, and is not over with already.
@@ -380,9 +394,10 @@ cm_partition_plan(const CmPartitionSettings *settings, const List *existing, int
 		continue_from(settings, existing, now);
 	int64		cutoff;
 
-	if (cm_partition_cutoff(settings, now, &cutoff))
-		start = Max(start, cutoff);
-	return plan_periods(settings, existing, start, end_label(settings, now));
+	if (!cm_partition_cutoff(settings, now, &cutoff))
+		return plan_periods(settings, existing, start, end_label(settings, now));
+	start = Max(start, cutoff);
+	return leave_out_outdated(plan_periods(settings, existing, start, end_label(settings, now)), cutoff);
 }
 
 /*
@@ -400,9 +415,9 @@ cm_partition_gaps(const CmPartitionSettings *settings, const List *existing,
 	int64		cutoff;
 
 	low = Max(low, oldest);
-	if (cm_partition_cutoff(settings, now, &cutoff))
-		low = Max(low, cutoff);
-	return plan_periods(settings, existing, low, end);
+	if (!cm_partition_cutoff(settings, now, &cutoff))
+		return plan_periods(settings, existing, low, end);
+	return leave_out_outdated(plan_periods(settings, existing, Max(low, cutoff), end), cutoff);
 }
 
 /*

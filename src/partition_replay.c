@@ -63,7 +63,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
-#include "partition.h"
+#include "partition_split.h"
 
 /* How many entries one transaction takes off the log. */
 #define REPLAY_ENTRIES	5000
@@ -121,8 +121,8 @@ cm_partition_split_key(CmSplit *split)
 	Datum		values[1] = {ObjectIdGetDatum(split->rest)};
 	bool		isnull;
 
-	if (SPI_execute_with_args(key_query, 1, types, values, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute_with_args failed");
+	if (cm_query(key_query, 1, types, values, NULL) != SPI_OK_SELECT)
+		elog(ERROR, "query failed");
 	if (SPI_processed == 0)
 		return false;
 	split->key = first_text(1);
@@ -160,8 +160,8 @@ cm_partition_split_signature(const CmSplit *split)
 	values[0] = ObjectIdGetDatum(split->parent);
 	values[1] = ObjectIdGetDatum(split->rest);
 	values[2] = CStringGetTextDatum(split->log);
-	if (SPI_execute_with_args(signature_query, 3, types, values, NULL, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute_with_args failed");
+	if (cm_query(signature_query, 3, types, values, NULL) != SPI_OK_SELECT)
+		elog(ERROR, "query failed");
 	return first_text(1);
 }
 
@@ -196,12 +196,17 @@ execute_at(Snapshot snapshot, const char *sql)
 	return SPI_processed;
 }
 
-/* A log of thousands has no statistics; say how to read it.  Until the scope is left. */
+/*
+ * For what evaluates expressions of the owner's: with what that may not do, all
+ * rows in sight, and the plans that a log without statistics needs.
+ */
 static void
-pin_plans(void)
+enter_restricted(CmScope *scope, Oid owner)
 {
 	const char *const off[] = {"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"};
 
+	cm_owner_enter(scope, owner, true);
+	cm_partition_see_all_rows();
 	for (int i = 0; i < lengthof(off); i++)
 		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
@@ -212,8 +217,9 @@ cm_partition_split_replay(CmSplit *split, int limit)
 {
 	char	   *taken = psprintf("(SELECT * FROM %s ORDER BY " CM_CAPTURE_NUMBER " LIMIT %d) l", split->log, limit);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	CmScope		scope;
 
-	pin_plans();
+	enter_restricted(&scope, split->owner);
 	(void) execute_at(snapshot, psprintf("DELETE FROM %s p USING (SELECT DISTINCT %s FROM %s) t WHERE %s",
 										 split->staging, split->key, taken, split->key_match));
 	(void) execute_at(snapshot, psprintf("INSERT INTO %s (%s) SELECT %s"
@@ -225,6 +231,7 @@ cm_partition_split_replay(CmSplit *split, int limit)
 	split->replayed = execute_at(snapshot, psprintf("DELETE FROM %s WHERE " CM_CAPTURE_NUMBER " IN"
 													" (SELECT " CM_CAPTURE_NUMBER " FROM %s)",
 													split->log, taken));
+	cm_scope_leave(&scope);
 	UnregisterSnapshot(snapshot);
 }
 
@@ -249,6 +256,7 @@ cm_partition_split_copy(void *arg)
 {
 	CmSplit    *split = arg;
 	CmScope		scope;
+	CmScope		inner;
 	instr_time	start;
 	instr_time	took;
 
@@ -257,11 +265,13 @@ cm_partition_split_copy(void *arg)
 	cm_partition_enter(&scope, split->owner);
 	if (cm_partition_split_unchanged(split))
 	{
+		enter_restricted(&inner, split->owner);
 		cm_partition_execute(psprintf("INSERT INTO %s (%s) SELECT %s FROM ONLY %s"
 									  " WHERE ctid >= '(%u,0)' AND ctid < '(%u,0)' ON CONFLICT DO NOTHING",
 									  split->staging, split->columns, split->columns,
 									  cm_relation_quoted(split->rest),
 									  split->page, split->page + split->pages));
+		cm_scope_leave(&inner);
 		split->page += split->pages;
 	}
 	cm_scope_leave(&scope);

@@ -25,7 +25,12 @@
  *
  * What is dropped: the table with the oid, schema and name that were noted,
  * which is no partition of anything, and only if the set's settings still say
- * so.  Anything else is forgotten and left as it is.
+ * so.  That is asked again under the table's lock, since whoever held it
+ * before us may have changed all of it.  Anything else is forgotten and left
+ * as it is.
+ *
+ * What the parent's owner has no right to finish is not begun: a table that
+ * was detached, and can be neither dropped nor moved, would be nowhere.
  *
  * Locks: see partition_locks.c.  After an error the transaction is aborted by
  * statement.c; the row says how far it came.
@@ -41,6 +46,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
@@ -105,7 +111,7 @@ look(const CmPartitionWork *work, const CmRetiree *retiree, Names *names)
 
 	cm_transaction_begin(GetSessionUserId());
 	stage = find_stage(work, retiree);
-	if (stage == STAGE_DETACHED && !is_outdated(work, retiree))
+	if (stage != STAGE_PENDING && !is_outdated(work, retiree))
 		stage = STAGE_ELSEWHERE;
 	if (stage != STAGE_ELSEWHERE)
 	{
@@ -168,20 +174,107 @@ forget(const CmRetiree *retiree)
 	cm_transaction_commit();
 }
 
-/* Drop or move what was detached.  False if it was put off. */
+/* What the steps below work on. */
+typedef struct Retiring
+{
+	const CmPartitionWork *work;
+	const CmRetiree *retiree;
+} Retiring;
+
+/*
+ * Under the locks of a step: is all as it was when it was chosen?  Whoever
+ * held them before us may have renamed, attached or exchanged the table.
+ */
 static bool
-remove_table(const CmPartitionWork *work, const Names *names)
+is_still(const Retiring *retiring, Stage stage)
+{
+	return find_stage(retiring->work, retiring->retiree) == stage &&
+		is_outdated(retiring->work, retiring->retiree);
+}
+
+/*
+ * Why the parent's owner could not finish retiring a partition, with its
+ * SQLSTATE, as core would say it; NULL if nothing forbids it.
+ */
+char *
+cm_partition_forbidden(const CmPartitionWork *work, Oid relid, int *sqlstate)
 {
 	const CmPartitionSettings *settings = &work->settings;
+	Oid			schema = get_rel_namespace(relid);
+	Oid			owner = work->owner;
+	Oid			target;
 
+	*sqlstate = ERRCODE_INSUFFICIENT_PRIVILEGE;
+	if (cm_compat_namespace_aclcheck(schema, owner, ACL_USAGE) != ACLCHECK_OK)
+		return psprintf("permission denied for schema %s", get_namespace_name(schema));
+	if (settings->retention_keep && settings->retention_schema == NULL)
+		return NULL;
+	if (!cm_compat_relation_ownercheck(relid, owner) &&
+		(settings->retention_keep || !cm_compat_namespace_ownercheck(schema, owner)))
+		return psprintf("must be owner of table %s", get_rel_name(relid));
 	if (!settings->retention_keep)
-		return cm_attempt_statement(psprintf("DROP TABLE %s", names->leaf),
-									work->owner, names->wishes);
-	if (settings->retention_schema != NULL)
-		return cm_attempt_statement(psprintf("ALTER TABLE %s SET SCHEMA %s", names->leaf,
-											 quote_identifier(settings->retention_schema)),
-									work->owner, names->wishes);
-	return true;
+		return NULL;
+
+	target = get_namespace_oid(settings->retention_schema, true);
+	if (OidIsValid(target) && cm_compat_namespace_aclcheck(target, owner, ACL_CREATE) != ACLCHECK_OK)
+		return psprintf("permission denied for schema %s", settings->retention_schema);
+	*sqlstate = ERRCODE_UNDEFINED_SCHEMA;
+	if (!OidIsValid(target))
+		return psprintf("schema \"%s\" does not exist", settings->retention_schema);
+	*sqlstate = ERRCODE_DUPLICATE_TABLE;
+	if (target != schema && OidIsValid(get_relname_relid(get_rel_name(relid), target)))
+		return psprintf("relation \"%s\" already exists in schema \"%s\"",
+						get_rel_name(relid), settings->retention_schema);
+	return NULL;
+}
+
+/* Drop or move what was detached. */
+static void
+remove_step(void *arg)
+{
+	const Retiring *retiring = arg;
+	const CmPartitionSettings *settings = &retiring->work->settings;
+	Oid			relid = retiring->retiree->relid;
+	CmScope		scope;
+
+	LockRelationOid(relid, AccessExclusiveLock);
+	if (!is_still(retiring, STAGE_DETACHED))
+		return;
+	cm_partition_enter(&scope, retiring->work->owner);
+	cm_partition_execute(settings->retention_keep ?
+						 psprintf("ALTER TABLE %s SET SCHEMA %s", cm_relation_quoted(relid),
+								  quote_identifier(settings->retention_schema)) :
+						 psprintf("DROP %sTABLE %s", get_rel_relkind(relid) == RELKIND_FOREIGN_TABLE ? "FOREIGN " : "",
+								  cm_relation_quoted(relid)));
+	cm_scope_leave(&scope);
+}
+
+/* The plain DETACH. */
+static void
+detach_step(void *arg)
+{
+	const Retiring *retiring = arg;
+	Oid			parent = retiring->work->parent;
+	CmScope		scope;
+
+	LockRelationOid(parent, AccessExclusiveLock);
+	if (!is_still(retiring, STAGE_ATTACHED))
+		return;
+	cm_partition_enter(&scope, retiring->work->owner);
+	cm_partition_execute(psprintf("ALTER TABLE %s DETACH PARTITION %s", cm_relation_quoted(parent),
+								  cm_relation_quoted(retiring->retiree->relid)));
+	cm_scope_leave(&scope);
+}
+
+/* Drop or move what was detached, or neither.  False if it was put off. */
+static bool
+remove_table(const CmPartitionWork *work, const CmRetiree *retiree, const Names *names)
+{
+	Retiring	retiring = {.work = work,.retiree = retiree};
+
+	if (work->settings.retention_keep && work->settings.retention_schema == NULL)
+		return true;
+	return cm_attempt_commit(remove_step, &retiring, work->owner, names->wishes);
 }
 
 /*
@@ -189,15 +282,15 @@ remove_table(const CmPartitionWork *work, const Names *names)
  * nothing: false then means that it is pending, or was not even begun.
  */
 static bool
-detach(const CmPartitionWork *work, const Names *names)
+detach(const CmPartitionWork *work, const CmRetiree *retiree, const Names *names)
 {
+	Retiring	retiring = {.work = work,.retiree = retiree};
+
 	if (names->concurrently)
 		return cm_statement_run(psprintf("ALTER TABLE %s DETACH PARTITION %s CONCURRENTLY",
 										 names->parent, names->leaf),
 								work->owner, cm_ddl_deadline);
-	return cm_attempt_statement(psprintf("ALTER TABLE %s DETACH PARTITION %s",
-										 names->parent, names->leaf),
-								work->owner, names->wishes);
+	return cm_attempt_commit(detach_step, &retiring, work->owner, names->wishes);
 }
 
 /*
@@ -212,15 +305,16 @@ cm_partition_retire(const CmJob *job, const CmPartitionWork *work, const CmRetir
 	Stage		stage = look(work, retiree, &names);
 	bool		ours = is_noted(job, retiree);
 
+	/* There can be only one that is pending. */
 	if (stage == STAGE_PENDING && !ours && somebody_detaches())
-		return true;
+		return false;
 	while (stage != STAGE_ELSEWHERE)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (stage == STAGE_DETACHED)
 		{
 			/* A user's own DETACH ends here. */
-			if (ours && !remove_table(work, &names))
+			if (ours && !remove_table(work, retiree, &names))
 				return false;
 			break;
 		}
@@ -230,7 +324,7 @@ cm_partition_retire(const CmJob *job, const CmPartitionWork *work, const CmRetir
 				return false;
 			note(job, retiree);
 			ours = true;
-			(void) detach(work, &names);
+			(void) detach(work, retiree, &names);
 		}
 		else if (!cm_attempt_statement(psprintf("ALTER TABLE %s DETACH PARTITION %s FINALIZE",
 												names.parent, names.leaf),

@@ -31,21 +31,28 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
 #include "partition.h"
 
-/* Become the parent's owner, with SPI, and wait for no lock for long. */
+/*
+ * Become the parent's owner, with SPI, and wait for no lock for long.  Row
+ * security that would hide rows is an error, and no function of a policy of
+ * somebody else's table is run.
+ */
 static void
 enter(CmScope *scope, Oid parent)
 {
 	cm_owner_enter(scope, cm_relation_owner(parent), true);
 	cm_lock_waits_limit();
+	cm_partition_see_all_rows();
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	scope->spi = true;
@@ -246,13 +253,15 @@ cm_partition_default_count(Oid parent, Oid rest, const CmAxis *axis, List *piece
 /*
  * The query that counts the rows of each referencing table that reference a
  * row of the partition, by the foreign keys' own operators: one row with the
- * text per foreign key.
+ * text per foreign key, and whether the owner may not read it all.
  */
 static const char *const reference_queries =
 "SELECT c.conrelid::regclass::text, c.conname,"
 "       format('SELECT count(*) FROM %s f WHERE EXISTS (SELECT FROM %s p WHERE %s)',"
 "              c.conrelid::regclass, $2::regclass,"
-"              string_agg(format('p.%I OPERATOR(%I.%s) f.%I', pa.attname, n.nspname, o.oprname, fa.attname), ' AND ' ORDER BY k.ord))"
+"              string_agg(format('p.%I OPERATOR(%I.%s) f.%I', pa.attname, n.nspname, o.oprname, fa.attname), ' AND ' ORDER BY k.ord)),"
+"       NOT (has_table_privilege(c.conrelid, 'SELECT') AND has_table_privilege($2, 'SELECT'))"
+"       OR row_security_active(c.conrelid) OR row_security_active($2)"
 "  FROM pg_constraint c,"
 "       LATERAL unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY k (fk, pk, op, ord),"
 "       pg_attribute fa, pg_attribute pa, pg_operator o, pg_namespace n"
@@ -264,7 +273,8 @@ static const char *const reference_queries =
 
 /*
  * What references rows of the partition, in words with counts, or NULL if
- * nothing does.
+ * nothing does.  What the owner may not read counts as referencing it: the
+ * DETACH reads it as the owner, too.
  */
 char *
 cm_partition_references(Oid parent, Oid leaf)
@@ -290,6 +300,15 @@ cm_partition_references(Oid parent, Oid leaf)
 		bool		isnull;
 		int64		rows;
 
+		if (DatumGetBool(SPI_getbinval(keys->vals[i], keys->tupdesc, 4, &isnull)))
+		{
+			appendStringInfo(&text, "%sreferenced by table %s (foreign key \"%s\"), which role \"%s\" may not read",
+							 text.len ? ", " : "",
+							 SPI_getvalue(keys->vals[i], keys->tupdesc, 1),
+							 SPI_getvalue(keys->vals[i], keys->tupdesc, 2),
+							 GetUserNameFromId(GetUserId(), false));
+			continue;
+		}
 		select_rows(SPI_getvalue(keys->vals[i], keys->tupdesc, 3));
 		rows = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 		if (rows == 0)

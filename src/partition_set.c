@@ -113,11 +113,11 @@ cm_partition_settings(Oid parent, CmPartitionSettings *settings)
 	values[0] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(parent)));
 	values[1] = CStringGetTextDatum(get_rel_name(parent));
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT period, width, epoch, ahead, start_at, start_value, timezone,"
+	cm_query("SELECT period, width, epoch, ahead, start_at, start_value, timezone,"
 						  "       retention, retention_width, retention_keep, retention_schema"
 						  "  FROM concertmaster.partition_set"
 						  " WHERE schema_name = $1 AND table_name = $2",
-						  2, types, values, NULL, false, 1);
+						  2, types, values, NULL);
 	found = SPI_processed > 0;
 	if (found)
 	{
@@ -208,12 +208,38 @@ cm_partition_set_delete(const char *schema_name, const char *table_name)
 	values[0] = CStringGetTextDatum(schema_name);
 	values[1] = CStringGetTextDatum(table_name);
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("DELETE FROM concertmaster.partition_set"
+	cm_query("DELETE FROM concertmaster.partition_set"
 						  " WHERE schema_name = $1 AND table_name = $2",
-						  2, types, values, NULL, false, 0);
+						  2, types, values, NULL);
 	found = SPI_processed > 0;
 	cm_scope_leave(&scope);
 	return found;
+}
+
+/*
+ * Does the set's own state ask for a pass: was there none yet, did the last
+ * one not go well, is something begun or kept back?
+ */
+bool
+cm_partition_needs_pass(const char *schema_name, const char *table_name)
+{
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	CmScope		scope;
+	bool		result;
+
+	values[0] = CStringGetTextDatum(schema_name);
+	values[1] = CStringGetTextDatum(table_name);
+	cm_catalog_enter(&scope);
+	cm_query("SELECT FROM concertmaster.partition_set_state"
+						  " WHERE schema_name = $1 AND table_name = $2"
+						  "   AND deferred IS NULL AND sqlstate IS NULL AND last_success = last_roll"
+						  "   AND NOT EXISTS (SELECT FROM concertmaster.partition_state p"
+						  "                    WHERE p.schema_name = $1 AND p.table_name = $2)",
+						  2, types, values, NULL);
+	result = SPI_processed == 0;
+	cm_scope_leave(&scope);
+	return result;
 }
 
 static Datum
@@ -246,7 +272,7 @@ cm_partition_set_report(const CmJob *job, const CmSetReport *report)
 	nulls[7] = report->has_default ? ' ' : 'n';
 
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("INSERT INTO concertmaster.partition_set_state AS s"
+	cm_query("INSERT INTO concertmaster.partition_set_state AS s"
 						  " (schema_name, table_name, last_roll, last_success, deferred, deferred_since,"
 						  "  blocked_by, first_failure, last_failure, failures, sqlstate, last_error,"
 						  "  newest_value, default_rows)"
@@ -271,7 +297,7 @@ cm_partition_set_report(const CmJob *job, const CmSetReport *report)
 						  "   sqlstate = EXCLUDED.sqlstate, last_error = EXCLUDED.last_error,"
 						  "   newest_value = coalesce(EXCLUDED.newest_value, s.newest_value),"
 						  "   default_rows = EXCLUDED.default_rows",
-						  8, types, values, nulls, false, 0);
+						  8, types, values, nulls);
 	cm_scope_leave(&scope);
 }
 
@@ -297,7 +323,7 @@ cm_partition_state_write(const CmJob *job, const CmRetiree *retiree, const char 
 	values[6] = CStringGetTextDatum(state);
 	values[7] = text_or_null(detail, &nulls[7]);
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("INSERT INTO concertmaster.partition_state AS p"
+	cm_query("INSERT INTO concertmaster.partition_state AS p"
 						  " (relid, schema_name, table_name, partition_schema, partition_name, upper_bound, state, detail)"
 						  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
 						  " ON CONFLICT (relid) DO UPDATE SET schema_name = EXCLUDED.schema_name,"
@@ -305,7 +331,7 @@ cm_partition_state_write(const CmJob *job, const CmRetiree *retiree, const char 
 						  "   partition_name = EXCLUDED.partition_name, upper_bound = EXCLUDED.upper_bound,"
 						  "   since = CASE WHEN p.state = EXCLUDED.state THEN p.since ELSE now() END,"
 						  "   state = EXCLUDED.state, detail = EXCLUDED.detail",
-						  8, types, values, nulls, false, 0);
+						  8, types, values, nulls);
 	cm_scope_leave(&scope);
 }
 
@@ -319,8 +345,8 @@ cm_partition_state_delete(Oid relid)
 
 	values[0] = ObjectIdGetDatum(relid);
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("DELETE FROM concertmaster.partition_state WHERE relid = $1",
-						  1, types, values, NULL, false, 0);
+	cm_query("DELETE FROM concertmaster.partition_state WHERE relid = $1",
+						  1, types, values, NULL);
 	cm_scope_leave(&scope);
 }
 
@@ -340,10 +366,10 @@ cm_partition_state_list(const char *schema_name, const char *table_name, const c
 	values[1] = CStringGetTextDatum(table_name);
 	values[2] = CStringGetTextDatum(state);
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT relid, partition_schema, partition_name, upper_bound"
+	cm_query("SELECT relid, partition_schema, partition_name, upper_bound"
 						  "  FROM concertmaster.partition_state"
 						  " WHERE schema_name = $1 AND table_name = $2 AND state = $3 ORDER BY upper_bound",
-						  3, types, values, NULL, false, 0);
+						  3, types, values, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];

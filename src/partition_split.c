@@ -64,7 +64,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-#include "partition.h"
+#include "partition_split.h"
 
 /*
  * How long attaching one partition may take, in ms, on a busy machine: the
@@ -416,6 +416,9 @@ place_rest(const Work *work)
 
 	cm_partition_execute(psprintf("ALTER TABLE %s RENAME TO %s", name,
 								  quote_identifier(name_beside(split->parent, OLD_NAME))));
+	if (strcmp(schema, split->log_schema) != 0)
+		cm_partition_execute(psprintf("ALTER TABLE %s SET SCHEMA %s", cm_relation_quoted(split->rest),
+									  quote_identifier(split->log_schema)));
 	cm_partition_execute(psprintf("COMMENT ON TABLE %s IS %s", cm_relation_quoted(split->rest), work->mark));
 
 	cm_partition_execute(psprintf("ALTER TABLE %s DETACH PARTITION %s", split->staging,

@@ -39,6 +39,7 @@
 #include "utils/timestamp.h"
 
 #include "partition.h"
+#include "partition_split.h"
 
 /* More rows than this are not moved while others wait. */
 #define DRAIN_LIMIT		1000
@@ -217,6 +218,8 @@ find_retirees(const CmPartitionWork *work)
 		retiree->name = get_rel_name(partition->relid);
 		retiree->upper_bound = partition->to;
 		retiree->references = cm_partition_references(work->parent, partition->relid);
+		retiree->forbidden = cm_partition_forbidden(work, partition->relid,
+													&retiree->forbidden_sqlstate);
 		result = lappend(result, retiree);
 	}
 	return result;

@@ -238,9 +238,9 @@ require_name_free(Oid relid, Datum schema_name, Datum relation_name)
 	Datum		values[3] = {schema_name, relation_name, ObjectIdGetDatum(relid)};
 	bool		isnull;
 
-	SPI_execute_with_args("SELECT relid FROM concertmaster.relation_map"
+	cm_query("SELECT relid FROM concertmaster.relation_map"
 						  " WHERE schema_name = $1 AND relation_name = $2 AND relid <> $3",
-						  3, types, values, NULL, false, 1);
+						  3, types, values, NULL);
 	if (SPI_processed == 0 ||
 		!SearchSysCacheExists1(RELOID, SPI_getbinval(SPI_tuptable->vals[0],
 													 SPI_tuptable->tupdesc, 1, &isnull)))
@@ -270,9 +270,9 @@ cm_relation_remember(Oid relid)
 	values[1] = NameGetDatum(&relation_name);
 	values[2] = ObjectIdGetDatum(relid);
 	require_name_free(relid, values[0], values[1]);
-	SPI_execute_with_args("INSERT INTO concertmaster.relation_map (schema_name, relation_name, relid)"
+	cm_query("INSERT INTO concertmaster.relation_map (schema_name, relation_name, relid)"
 						  " VALUES ($1, $2, $3)"
 						  " ON CONFLICT (schema_name, relation_name) DO UPDATE SET relid = EXCLUDED.relid"
 						  " WHERE relation_map.relid <> EXCLUDED.relid",
-						  3, types, values, NULL, false, 0);
+						  3, types, values, NULL);
 }

@@ -83,20 +83,25 @@ static const NamedIn named_in[] =
 	"   WHERE s.nspname = g.schema_name AND k.relname = g.table_name AND k.oid <> ALL ($1))"},
 };
 
-/* Is there anything to write but owners? */
+/*
+ * Is there anything to write but owners?  Scalar subqueries keep the planner,
+ * which knows little of our small tables, from reading all of pg_class; LIMIT,
+ * as an old snapshot sees an old name beside the same one made since.
+ */
 static bool
 reconcile_needed(void)
 {
-	SPI_execute("SELECT 1 FROM concertmaster.relation_map m"
-				"  LEFT JOIN pg_class c ON c.oid = m.relid"
-				"  LEFT JOIN pg_namespace n ON n.oid = c.relnamespace"
-				" WHERE (n.nspname, c.relname) IS DISTINCT FROM (m.schema_name, m.relation_name)"
+	cm_query("SELECT 1 FROM concertmaster.relation_map m"
+				" WHERE (SELECT (c.relname, (SELECT n.nspname FROM pg_namespace n WHERE n.oid = c.relnamespace))"
+				"               = (m.relation_name, m.schema_name)"
+				"          FROM pg_class c WHERE c.oid = m.relid) IS NOT TRUE"
 				" UNION ALL "
 				"SELECT 1 FROM concertmaster.managed_names v"
-				" WHERE v.relid IS NULL AND EXISTS"
-				"       (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-				"         WHERE n.nspname = v.schema_name AND c.relname = v.relation_name)"
-				" LIMIT 1", true, 1);
+				" WHERE v.relid IS NULL AND"
+				"       (SELECT c.oid FROM pg_class c WHERE c.relname = v.relation_name"
+				"           AND c.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = v.schema_name LIMIT 1)"
+				"         LIMIT 1) IS NOT NULL"
+				" LIMIT 1", 0, NULL, NULL, NULL);
 	return SPI_processed > 0;
 }
 
@@ -248,12 +253,12 @@ cm_relations_reconcile(void)
 					" ON CONFLICT DO NOTHING",
 					false, 0);
 	}
-	SPI_execute("UPDATE concertmaster.job j SET owner = r.rolname"
-				"  FROM concertmaster.relation_map m JOIN pg_class c ON c.oid = m.relid"
-				"  JOIN pg_roles r ON r.oid = c.relowner"
+	cm_query("UPDATE concertmaster.job j SET owner = o.owner"
+				"  FROM concertmaster.relation_map m,"
+				"       LATERAL (SELECT (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = m.relid) AS owner) o"
 				" WHERE m.schema_name = j.schema_name AND m.relation_name = j.relation_name"
-				"   AND j.owner <> r.rolname",
-				false, 0);
+				"   AND j.owner <> o.owner",
+				0, NULL, NULL, NULL);
 	cm_scope_leave(&scope);
 }
 

@@ -199,16 +199,39 @@ commits_inside(const Node *stmt)
 	return IsA(stmt, ReindexStmt);
 }
 
+/* Does the statement that runs commit inside? */
+static bool lift_at_commit = false;
+
+/* A transaction must not start with what become_owner() sets. */
+static void
+lift_restriction(XactEvent event, void *arg)
+{
+	Oid			userid;
+	int			context;
+
+	if (event != XACT_EVENT_PRE_COMMIT || !lift_at_commit)
+		return;
+	GetUserIdAndSecContext(&userid, &context);
+	SetUserIdAndSecContext(userid, context & ~SECURITY_LOCAL_USERID_CHANGE);
+}
+
 /*
  * Become the role that the statement runs as.  SECURITY_LOCAL_USERID_CHANGE
- * keeps user code from SET ROLE; a statement that commits inside cannot have
- * it, because a transaction must not start with it, and sets
- * SECURITY_RESTRICTED_OPERATION itself around any user code.
+ * keeps user code from SET ROLE, which would make it the session's role.  A
+ * statement that commits inside has it up to there: then all of its user code
+ * has run (DETACH CONCURRENTLY, whose check of foreign keys calls casts), or
+ * core sets SECURITY_RESTRICTED_OPERATION around it (CREATE INDEX).
  */
 static void
 become_owner(Oid userid, const Node *stmt)
 {
-	SetUserIdAndSecContext(userid, commits_inside(stmt) ? 0 : SECURITY_LOCAL_USERID_CHANGE);
+	static bool registered = false;
+
+	if (!registered)
+		RegisterXactCallback(lift_restriction, NULL);
+	registered = true;
+	lift_at_commit = commits_inside(stmt);
+	SetUserIdAndSecContext(userid, SECURITY_LOCAL_USERID_CHANGE);
 }
 
 /* Plan and run one statement in the transaction that is open. */
@@ -300,6 +323,7 @@ cm_statement_run(const char *sql, Oid userid, int deadline_ms)
 	PG_END_TRY();
 
 	MemoryContextSwitchTo(caller);
+	lift_at_commit = false;
 	if (edata != NULL)
 		AbortOutOfAnyTransaction();
 	become_session_user();

@@ -27,7 +27,7 @@ GRANT SELECT ON strays TO PUBLIC;
 
 -- 1. the next roll removes it, whatever its name; what is not ours or not empty stays
 SELECT leave('t_1999_01', 'partition_leftover.t'), leave('of_another', 'partition_leftover.t'), leave('full', 'partition_leftover.t'),
-       leave('T_1999_01', 'partition_leftover."T 2"');
+       leave('T 2_1999_01', 'partition_leftover."T 2"');
 INSERT INTO "full" VALUES ('1999-01-01');
 CREATE TABLE plain (at date);
 RESET ROLE;

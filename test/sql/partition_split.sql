@@ -88,19 +88,19 @@ CREATE TRIGGER mine AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION concertma
 -- 5. what a crash left of a split goes with its rows, trigger and all; also when the set is forgotten
 RESET ROLE;
 CREATE TRIGGER concertmaster_split AFTER INSERT OR UPDATE OR DELETE ON rest FOR EACH ROW
-    EXECUTE FUNCTION concertmaster._partition_capture('partition_split', 'rest_log');
+    EXECUTE FUNCTION concertmaster._partition_capture('partition_split', 't_log');
 ALTER TABLE rest ENABLE ALWAYS TRIGGER concertmaster_split;
 SET ROLE regress_split_owner;
 -- (writers go on without a log, and with one that does not fit any more)
 INSERT INTO t VALUES (99999998, 'far');
-CREATE TABLE rest_log (concertmaster_number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, concertmaster_gone boolean, n text, v text);
-COMMENT ON TABLE rest_log IS 'concertmaster: splitting the default partition of partition_split.t';
+CREATE TABLE t_log (concertmaster_number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, concertmaster_gone boolean, n text, v text);
+COMMENT ON TABLE t_log IS 'concertmaster: splitting the default partition of partition_split.t';
 INSERT INTO t VALUES (99999997, 'far');
 UPDATE t SET v = 'further' WHERE n = 99999997;
 DELETE FROM t WHERE n = 99999998;
-SELECT * FROM rest_log ORDER BY 1;
+SELECT * FROM t_log ORDER BY 1;
 SELECT concertmaster.forget_partition_set('t');
-SELECT to_regclass('rest_log'), (SELECT count(*) FROM pg_trigger WHERE tgrelid = 'rest'::regclass) AS triggers;
+SELECT to_regclass('t_log'), (SELECT count(*) FROM pg_trigger WHERE tgrelid = 'rest'::regclass) AS triggers;
 
 RESET ROLE;
 DROP SCHEMA partition_split CASCADE;

@@ -30,11 +30,15 @@ is($node->safe_psql('d', q{
 	'times that it missed are skipped');
 $node->safe_psql('d', "SELECT concertmaster.pause_job('refresh public.slow')");
 
-# The grid is reckoned from its first time, so that no month is too short for it.
-make_job($node, 'd', 'monthly', 'SELECT 1 AS a', '1 month');
+# The grid is reckoned from its first time, so that no month is too short for
+# it.  Paused, or the launcher could run the job between our calls.
+make_job($node, 'd', 'monthly', 'SELECT 1 AS a', undef);
 $node->safe_psql('d', q{
-	UPDATE concertmaster.job_state s SET next_run = '2024-01-31 12:00 UTC'
-	  FROM concertmaster.job j WHERE j.job_id = s.job_id AND j.name LIKE '%monthly'});
+	BEGIN;
+	UPDATE concertmaster.job SET every = '1 month', paused = true WHERE name LIKE '%monthly';
+	INSERT INTO concertmaster.job_state (job_id, next_run)
+	SELECT job_id, '2024-01-31 12:00 UTC' FROM concertmaster.job WHERE name LIKE '%monthly';
+	COMMIT});
 $node->safe_psql('d', "CALL concertmaster.run_job('refresh public.monthly')");
 $node->safe_psql('d', q{
 	UPDATE concertmaster.job_state s SET next_run = '2024-02-29 12:00 UTC', scheduled = '2024-02-29 12:00 UTC'
