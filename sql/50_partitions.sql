@@ -90,7 +90,7 @@ RETURNS SETOF record
 LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cm_plan_partitions';
 COMMENT ON FUNCTION concertmaster.plan_partitions(regclass) IS
-'parent: the table of a partition set.  Returns what the next roll does, and changes nothing: each partition that stays (kept; detail says if it should retire and what references it), that is made (create; drain: rows_to_move rows of the default partition go into it; rebind: the default partition itself becomes it), and that retires (finalize: ends a DETACH that was interrupted; detach; drop).  range_from and range_to are NULL for numbers and for a default partition; bounds is as in SQL.  Reads the default partition if there is one with rows.  Errors: 42704 not a set, 42501 not the owner, 55P03 a table is locked.  For the table''s owner';
+'parent: the table of a partition set.  Returns what the next roll does, and changes nothing: each partition that stays (kept; detail says if it should retire and what references it), that is made (create; drain: rows_to_move rows of the default partition go into it; rebind: the default partition itself becomes it; split: rows_to_move rows, too many to be moved while others wait, are copied beside it and exchanged for it; detail says what is in the way of that and what to do), and that retires (finalize: ends a DETACH that was interrupted; detach; drop).  range_from and range_to are NULL for numbers and for a default partition; bounds is as in SQL.  Reads the default partition if there is one with rows.  Errors: 42704 not a set, 42501 not the owner, 55P03 a table is locked.  For the table''s owner';
 
 CREATE PROCEDURE concertmaster.roll_partitions(parent regclass DEFAULT NULL)
 LANGUAGE c

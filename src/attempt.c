@@ -124,6 +124,13 @@ cm_attempt_commit(CmStep step, void *arg, Oid userid, const List *wishes)
 	return keep_trying(&trial, wishes);
 }
 
+/* The same, tried once: for callers with something to do between two tries. */
+bool
+cm_attempt_once(CmStep step, void *arg, Oid userid, const List *wishes)
+{
+	return cm_lock_stayer(wishes) == 0 && try_commit(step, arg, userid);
+}
+
 static bool
 trial_statement(const Trial *trial)
 {

@@ -127,10 +127,14 @@ extern void cm_require_nonatomic(FunctionCallInfo fcinfo, const char *what);
 extern List *cm_lock_wish(List *wishes, Oid relid, LOCKMODE mode);
 extern int	cm_lock_holder(const List *wishes);
 extern int	cm_lock_stayer(const List *wishes);
+typedef struct CmSnapshots CmSnapshots;
+extern CmSnapshots *cm_snapshots_note(void);
+extern int	cm_snapshots_holder(CmSnapshots *snapshots);
 
 /* in attempt.c: several statements that stand or fall together, a deadline */
 typedef void (*CmStep) (void *arg);
 extern bool cm_attempt_commit(CmStep step, void *arg, Oid userid, const List *wishes);
+extern bool cm_attempt_once(CmStep step, void *arg, Oid userid, const List *wishes);
 extern bool cm_attempt_here(CmStep step, void *arg, const List *wishes);
 extern bool cm_attempt_statement(const char *sql, Oid userid, const List *wishes);
 extern void cm_lock_waits_limit(void);

@@ -89,6 +89,26 @@ add_snapshots(Holders *holders)
 		cm_transaction_commit();
 }
 
+/* Those whose snapshots may not see what was committed before this is called. */
+struct CmSnapshots
+{
+	TransactionId limit;		/* snapshots with a later xmin see it */
+	Holders		holders;
+};
+
+/* Everybody who has a snapshot now; for cm_snapshots_holder(). */
+CmSnapshots *
+cm_snapshots_note(void)
+{
+	CmSnapshots *snapshots = palloc0(sizeof(CmSnapshots));
+
+	cm_transaction_begin(GetSessionUserId());
+	snapshots->limit = GetActiveSnapshot()->xmin;
+	cm_transaction_commit();
+	add_snapshots(&snapshots->holders);
+	return snapshots;
+}
+
 /* Everybody who is in the way of one of the wishes. */
 static Holders
 look(const List *wishes)
@@ -122,6 +142,36 @@ pid_of(VirtualTransactionId vxid)
 	PGPROC	   *proc = cm_compat_vxid_proc(vxid);
 
 	return proc != NULL && proc->pid != 0 ? proc->pid : -1;
+}
+
+/*
+ * The pid of a process that still has a snapshot that was noted; -1 if it is
+ * gone this moment, 0 if nobody has.  As CREATE INDEX CONCURRENTLY waits, but
+ * without waiting.
+ */
+int
+cm_snapshots_holder(CmSnapshots *snapshots)
+{
+	Holders	   *noted = &snapshots->holders;
+	VirtualTransactionId *vxids;
+	int			count;
+	int			kept = 0;
+
+	vxids = GetCurrentVirtualXIDs(snapshots->limit, true, false, PROC_IS_AUTOVACUUM | PROC_IN_VACUUM, &count);
+	for (int i = 0; i < noted->count; i++)
+	{
+		for (int j = 0; j < count; j++)
+		{
+			if (VirtualTransactionIdEquals(noted->vxids[i], vxids[j]))
+			{
+				noted->vxids[kept++] = noted->vxids[i];
+				break;
+			}
+		}
+	}
+	noted->count = kept;
+	pfree(vxids);
+	return kept > 0 ? pid_of(noted->vxids[0]) : 0;
 }
 
 /*

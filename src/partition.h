@@ -24,12 +24,16 @@
 /* Leaves being made carry this comment until they are attached. */
 #define CM_PARTITION_MARK	"concertmaster: becoming a partition of "
 
+/* What a split makes and leaves carries this one: copies, to be dropped with their rows. */
+#define CM_SPLIT_MARK		"concertmaster: splitting the default partition of "
+
 /* How a leaf comes to be. */
 typedef enum CmLeafKind
 {
 	CM_LEAF_CREATE,				/* an empty table, attached */
 	CM_LEAF_DRAIN,				/* likewise, with rows of the default partition */
-	CM_LEAF_REBIND				/* the default partition itself */
+	CM_LEAF_REBIND,				/* the default partition itself */
+	CM_LEAF_SPLIT				/* a copy of some of the default partition's rows */
 } CmLeafKind;
 
 /* Everything needed to make one leaf. */
@@ -43,6 +47,8 @@ typedef struct CmLeaf
 	int64		to;
 	int64		rows;			/* of the default partition that go into it */
 	char		name[NAMEDATALEN];
+	Oid			model;			/* what it is made LIKE; InvalidOid: the parent */
+	const char *obstacle;		/* why it cannot be made, in words; NULL: it can */
 	bool		stale;			/* set by attach: the range is taken by now */
 } CmLeaf;
 
@@ -65,6 +71,7 @@ typedef struct CmLeftover
 	Oid			relid;
 	Oid			owner;
 	Oid			parent;			/* InvalidOid: gone */
+	bool		is_copy;		/* a split's: its rows are elsewhere too */
 } CmLeftover;
 
 /* What making one leaf came to. */
@@ -81,7 +88,7 @@ typedef enum CmPartitionStep
 	CM_STEP_ATTACH,
 	CM_STEP_DRAIN,
 	CM_STEP_REBIND,
-	CM_STEP_DETACH,
+	CM_STEP_DETACH,				/* also to split the default partition */
 	CM_STEP_FINALIZE,
 	CM_STEP_REMOVE				/* drop or move what is detached */
 } CmPartitionStep;
@@ -140,12 +147,16 @@ extern CmPartition *cm_partition_overlapping(const List *existing, int64 from, i
 /* in partition_leaf.c: one leaf, in the transaction that is open */
 extern void cm_partition_enter(CmScope *scope, Oid owner);
 extern void cm_partition_execute(const char *sql);
+extern void cm_partition_execute_each(const char *query, int nargs, const Oid *args);
 extern void cm_partition_see_all_rows(void);
 extern char *cm_partition_leaf_quoted(const CmLeaf *leaf);
 extern void cm_partition_leaf_create(void *leaf);
 extern void cm_partition_leaf_attach(void *leaf);
 extern void cm_partition_leaf_drain(void *leaf);
 extern void cm_partition_leaf_drop(void *leaf);
+extern Oid	cm_partition_leaf_model(const CmLeaf *leaf);
+extern void cm_partition_leaf_identity(Oid relid, Oid model);
+extern char *cm_partition_attach_sql(const char *parent, const CmLeaf *leaf);
 
 /* in partition_locks.c: which locks each step takes */
 extern List *cm_partition_partners(Oid parent);
@@ -194,6 +205,8 @@ extern CmLeafResult cm_partition_make(CmLeaf *leaf);
 extern CmLeafResult cm_partition_rebind(CmLeaf *leaf);
 extern bool cm_partition_prove(const CmPartitionWork *work);
 extern bool cm_partition_prove_no_more(const CmPartitionWork *work);
+extern char *cm_partition_inside(const CmPartitionWork *work, int64 from, int64 to);
+extern char *cm_partition_outside(const CmPartitionWork *work, const List *leaves);
 
 /* in partition_call.c: what the doors share */
 extern void cm_partition_require_writable(const char *what);

@@ -228,7 +228,7 @@ void
 cm_partition_put_leaf(ReturnSetInfo *result, const List *existing, const CmLeaf *leaf, const char *action)
 {
 	PartitionRow row = {.axis = &leaf->axis,.all = existing,.name = leaf->name,
-	.from = leaf->from,.to = leaf->to,.action = action,.rows = leaf->rows};
+	.from = leaf->from,.to = leaf->to,.action = action,.rows = leaf->rows,.detail = leaf->obstacle};
 
 	put_row(result, &row);
 }
@@ -271,7 +271,18 @@ action_for(const CmPartitionWork *work, const CmPartition *partition, const char
 static const char *
 action_for_leaf(const CmLeaf *leaf)
 {
-	return leaf->kind == CM_LEAF_DRAIN ? "drain" : leaf->kind == CM_LEAF_REBIND ? "rebind" : "create";
+	switch (leaf->kind)
+	{
+		case CM_LEAF_DRAIN:
+			return "drain";
+		case CM_LEAF_REBIND:
+			return "rebind";
+		case CM_LEAF_SPLIT:
+			return "split";
+		case CM_LEAF_CREATE:
+			break;
+	}
+	return "create";
 }
 
 /* list_sort comparator of leaves by bound. */

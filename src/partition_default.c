@@ -136,17 +136,16 @@ comparison(const CmPartitionWork *work, const char *operator, int64 point)
 					cm_partition_bound_sql(work->existing, &work->settings.axis, point));
 }
 
-/* That no row belongs into a range: as core puts it for the default partition. */
-static void
-append_outside(StringInfo sql, const CmPartitionWork *work, int64 from, int64 to)
+/* That no row that has a key belongs into a range. */
+static char *
+outside_of(const CmPartitionWork *work, int64 from, int64 to)
 {
 	char	   *before = comparison(work, "<", from);
 	char	   *after = comparison(work, ">=", to);
 
-	appendStringInfo(sql, "%s(%s IS NULL%s%s%s%s)", sql->len ? " AND " : "",
-					 cm_partition_key_name(work->parent),
-					 before ? " OR " : "", before ? before : "",
-					 after ? " OR " : "", after ? after : "");
+	if (before == NULL || after == NULL)
+		return before ? before : after ? after : "false";
+	return psprintf("%s OR %s", before, after);
 }
 
 /* list_sort comparator of leaves by bound. */
@@ -159,14 +158,91 @@ compare_leaves(const ListCell *a, const ListCell *b)
 	return x->from < y->from ? -1 : (x->from > y->from ? 1 : 0);
 }
 
-/* That no row belongs into any of the leaves to create; neighbours taken together. */
+/* The ranges of the leaves, neighbours taken together, in order; as CmLeaf. */
+static List *
+ranges_of(const List *leaves)
+{
+	List	   *sorted = list_copy(leaves);
+	List	   *result = NIL;
+	CmLeaf	   *range = NULL;
+	ListCell   *lc;
+
+	list_sort(sorted, compare_leaves);
+	foreach(lc, sorted)
+	{
+		const CmLeaf *leaf = lfirst(lc);
+
+		if (range == NULL || range->to != leaf->from)
+		{
+			range = palloc(sizeof(CmLeaf));
+			*range = *leaf;
+			result = lappend(result, range);
+		}
+		range->to = leaf->to;
+	}
+	return result;
+}
+
+/*
+ * That no row of the default partition belongs into any of the leaves, as core
+ * puts it when a leaf is attached beside a default partition: it has to be
+ * implied for each leaf alone.  NULL if there are none.
+ */
+static char *
+none_for(const CmPartitionWork *work, const List *leaves)
+{
+	char	   *key = cm_partition_key_name(work->parent);
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	foreach(lc, ranges_of(leaves))
+	{
+		const CmLeaf *range = lfirst(lc);
+
+		appendStringInfo(&sql, "%s(%s IS NULL OR %s)", sql.len ? " AND " : "", key,
+						 outside_of(work, range->from, range->to));
+	}
+	return sql.len > 0 ? sql.data : NULL;
+}
+
+/*
+ * The same, as core puts it when a default partition is attached beside leaves:
+ * the proof has to be of the same form.
+ */
+char *
+cm_partition_outside(const CmPartitionWork *work, const List *leaves)
+{
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	foreach(lc, ranges_of(leaves))
+	{
+		const CmLeaf *range = lfirst(lc);
+
+		appendStringInfo(&sql, "%s(%s)", sql.len ? " AND " : "", outside_of(work, range->from, range->to));
+	}
+	return psprintf("%s IS NULL OR (%s)", cm_partition_key_name(work->parent), sql.data);
+}
+
+/* That a row belongs into a range. */
+char *
+cm_partition_inside(const CmPartitionWork *work, int64 from, int64 to)
+{
+	char	   *low = comparison(work, ">=", from);
+	char	   *high = comparison(work, "<", to);
+
+	return psprintf("%s IS NOT NULL%s%s%s%s", cm_partition_key_name(work->parent),
+					low ? " AND " : "", low ? low : "",
+					high ? " AND " : "", high ? high : "");
+}
+
+/* That no row belongs into any of the leaves to create. */
 static char *
 outside_of_leaves(const CmPartitionWork *work)
 {
 	List	   *leaves = NIL;
-	StringInfoData sql;
-	int64		from = 0;
-	int64		to = DT_NOBEGIN;
 	ListCell   *lc;
 
 	foreach(lc, work->leaves)
@@ -174,23 +250,7 @@ outside_of_leaves(const CmPartitionWork *work)
 		if (((CmLeaf *) lfirst(lc))->kind == CM_LEAF_CREATE)
 			leaves = lappend(leaves, lfirst(lc));
 	}
-	initStringInfo(&sql);
-	list_sort(leaves, compare_leaves);
-	foreach(lc, leaves)
-	{
-		const CmLeaf *leaf = lfirst(lc);
-
-		if (to != leaf->from)
-		{
-			if (to != DT_NOBEGIN)
-				append_outside(&sql, work, from, to);
-			from = leaf->from;
-		}
-		to = leaf->to;
-	}
-	if (leaves != NIL)
-		append_outside(&sql, work, from, to);
-	return sql.len > 0 ? sql.data : NULL;
+	return none_for(work, leaves);
 }
 
 /*
@@ -282,8 +342,6 @@ prepare_rebind(Rebind *rebind, CmLeaf *rest_leaf, char **condition)
 	CmLeaf	   *leaf = rebind->leaf;
 	CmPartitionWork work = {.parent = leaf->parent};
 	char	   *relation = NULL;
-	char	   *from;
-	char	   *to;
 
 	cm_transaction_begin(GetSessionUserId());
 	rebind->rest = get_default_partition_oid(leaf->parent);
@@ -291,11 +349,7 @@ prepare_rebind(Rebind *rebind, CmLeaf *rest_leaf, char **condition)
 	{
 		work.settings.axis = leaf->axis;
 		work.existing = cm_partition_existing(leaf->parent, &leaf->axis);
-		from = comparison(&work, ">=", leaf->from);
-		to = comparison(&work, "<", leaf->to);
-		*condition = psprintf("%s IS NOT NULL%s%s%s%s", cm_partition_key_name(leaf->parent),
-							  from ? " AND " : "", from ? from : "",
-							  to ? " AND " : "", to ? to : "");
+		*condition = cm_partition_inside(&work, leaf->from, leaf->to);
 		relation = cm_relation_quoted(rebind->rest);
 		rebind->rest_name = pstrdup(quote_identifier(get_rel_name(rebind->rest)));
 

@@ -20,7 +20,9 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -29,6 +31,7 @@
 
 #include "compat.h"
 #include "partition.h"
+#include "partition_split.h"
 
 PG_FUNCTION_INFO_V1(cm_create_partition_set);
 PG_FUNCTION_INFO_V1(cm_alter_partition_set);
@@ -353,17 +356,26 @@ cm_alter_partition_set(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* Drop what was to become a partition of a set that is no more. */
+/*
+ * Drop what was to become a partition of a set that is no more; and before
+ * that the trigger of a split, which writes to one of these tables.
+ */
 static void
 sweep_here(Oid parent, const char *schema_name, const char *table_name)
 {
+	Oid			rest = OidIsValid(parent) ? get_default_partition_oid(parent) : InvalidOid;
+	bool		captured = OidIsValid(rest) && OidIsValid(get_trigger_oid(rest, CM_CAPTURE_TRIGGER, true));
 	ListCell   *cell;
 
+	if (captured)
+		captured = !cm_attempt_here(cm_partition_capture_no_more, &rest,
+									cm_lock_wish(NIL, rest, AccessExclusiveLock));
 	foreach(cell, cm_partition_leftovers(parent, schema_name, table_name, GetUserId()))
 	{
 		CmLeftover *leftover = lfirst(cell);
 
-		if (!cm_attempt_here(cm_partition_leftover_drop, leftover, NIL))
+		if ((leftover->is_copy && captured) ||
+			!cm_attempt_here(cm_partition_leftover_drop, leftover, NIL))
 			ereport(NOTICE,
 					(errmsg("table \"%s\", which was to become a partition, is in use and stays",
 							get_rel_name(leftover->relid)),

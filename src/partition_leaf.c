@@ -94,8 +94,8 @@ cm_partition_execute(const char *sql)
 }
 
 /* Run a query, a literal, whose rows are statements, then run these in order. */
-static void
-execute_each(const char *query, int nargs, const Oid *args)
+void
+cm_partition_execute_each(const char *query, int nargs, const Oid *args)
 {
 	Oid			types[3] = {OIDOID, OIDOID, OIDOID};
 	Datum		values[3];
@@ -146,12 +146,14 @@ cm_partition_leaf_quoted(const CmLeaf *leaf)
  * The relation that the new leaf takes after: the plain table among the
  * parent's partitions that holds the latest values, else the parent itself.
  */
-static Oid
-find_model(const CmLeaf *leaf)
+Oid
+cm_partition_leaf_model(const CmLeaf *leaf)
 {
 	CmPartition *newest = NULL;
 	ListCell   *cell;
 
+	if (OidIsValid(leaf->model))
+		return leaf->model;
 	foreach(cell, cm_partition_existing(leaf->parent, &leaf->axis))
 	{
 		CmPartition *partition = lfirst(cell);
@@ -237,7 +239,8 @@ create_table(const CmLeaf *leaf, Oid model)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "CREATE %sTABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)",
 					 get_rel_persistence(model) == RELPERSISTENCE_UNLOGGED ? "UNLOGGED " : "",
-					 cm_partition_leaf_quoted(leaf), cm_relation_quoted(leaf->parent));
+					 cm_partition_leaf_quoted(leaf),
+					 cm_relation_quoted(OidIsValid(leaf->model) ? leaf->model : leaf->parent));
 
 	text = select_text("SELECT quote_ident(a.amname) FROM pg_class c JOIN pg_am a ON a.oid = c.relam"
 					   " WHERE c.oid = $1", model);
@@ -272,30 +275,30 @@ copy_privileges(Oid relid, Oid model)
 {
 	Oid			args[2] = {relid, model};
 
-	execute_each("SELECT s.sql FROM ("
-				 " SELECT 1 AS step, format('REVOKE ALL ON TABLE %s FROM %s', t.oid::regclass,"
-				 "          CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) AS sql"
-				 "   FROM pg_class t, pg_class m,"
-				 "        LATERAL aclexplode(coalesce(t.relacl, acldefault('r', t.relowner))) a"
-				 "  WHERE t.oid = $1 AND m.oid = $2 AND t.relacl IS DISTINCT FROM m.relacl"
-				 "  GROUP BY t.oid, a.grantee"
-				 " UNION ALL"
-				 " SELECT 2, format('GRANT %s ON TABLE %s TO %s%s', string_agg(a.privilege_type, ', '), t.oid::regclass,"
-				 "          CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END,"
-				 "          CASE WHEN a.is_grantable AND g.grantee <> t.relowner THEN ' WITH GRANT OPTION' END)"
-				 "   FROM pg_class t, pg_class m,"
-				 "        LATERAL aclexplode(coalesce(m.relacl, acldefault('r', m.relowner))) a,"
-				 "        LATERAL (SELECT CASE a.grantee WHEN m.relowner THEN t.relowner ELSE a.grantee END AS grantee) g"
-				 "  WHERE t.oid = $1 AND m.oid = $2 AND t.relacl IS DISTINCT FROM m.relacl"
-				 "  GROUP BY t.oid, t.relowner, g.grantee, a.is_grantable"
-				 " UNION ALL"
-				 " SELECT 3, format('GRANT %s (%I) ON TABLE %s TO %s%s', a.privilege_type, c.attname, t.oid::regclass,"
-				 "          CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,"
-				 "          CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END)"
-				 "   FROM pg_class t, pg_attribute c, LATERAL aclexplode(c.attacl) a"
-				 "  WHERE t.oid = $1 AND c.attrelid = $2 AND c.attnum > 0 AND NOT c.attisdropped"
-				 ") s ORDER BY s.step, s.sql",
-				 2, args);
+	cm_partition_execute_each("SELECT s.sql FROM ("
+							  " SELECT 1 AS step, format('REVOKE ALL ON TABLE %s FROM %s', t.oid::regclass,"
+							  "          CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) AS sql"
+							  "   FROM pg_class t, pg_class m,"
+							  "        LATERAL aclexplode(coalesce(t.relacl, acldefault('r', t.relowner))) a"
+							  "  WHERE t.oid = $1 AND m.oid = $2 AND t.relacl IS DISTINCT FROM m.relacl"
+							  "  GROUP BY t.oid, a.grantee"
+							  " UNION ALL"
+							  " SELECT 2, format('GRANT %s ON TABLE %s TO %s%s', string_agg(a.privilege_type, ', '), t.oid::regclass,"
+							  "          CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END,"
+							  "          CASE WHEN a.is_grantable AND g.grantee <> t.relowner THEN ' WITH GRANT OPTION' END)"
+							  "   FROM pg_class t, pg_class m,"
+							  "        LATERAL aclexplode(coalesce(m.relacl, acldefault('r', m.relowner))) a,"
+							  "        LATERAL (SELECT CASE a.grantee WHEN m.relowner THEN t.relowner ELSE a.grantee END AS grantee) g"
+							  "  WHERE t.oid = $1 AND m.oid = $2 AND t.relacl IS DISTINCT FROM m.relacl"
+							  "  GROUP BY t.oid, t.relowner, g.grantee, a.is_grantable"
+							  " UNION ALL"
+							  " SELECT 3, format('GRANT %s (%I) ON TABLE %s TO %s%s', a.privilege_type, c.attname, t.oid::regclass,"
+							  "          CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,"
+							  "          CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END)"
+							  "   FROM pg_class t, pg_attribute c, LATERAL aclexplode(c.attacl) a"
+							  "  WHERE t.oid = $1 AND c.attrelid = $2 AND c.attnum > 0 AND NOT c.attisdropped"
+							  ") s ORDER BY s.step, s.sql",
+							  2, args);
 }
 
 /*
@@ -307,13 +310,13 @@ copy_n_distinct(Oid relid, Oid model)
 {
 	Oid			args[2] = {relid, model};
 
-	execute_each("SELECT format('ALTER TABLE %s ALTER COLUMN %I SET (n_distinct = %L)',"
-				 "              $1::regclass, a.attname, split_part(o.option, '=', 2))"
-				 "  FROM pg_attribute a, LATERAL unnest(a.attoptions) AS o (option)"
-				 " WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped"
-				 "   AND o.option LIKE 'n_distinct=%'"
-				 " ORDER BY a.attnum",
-				 2, args);
+	cm_partition_execute_each("SELECT format('ALTER TABLE %s ALTER COLUMN %I SET (n_distinct = %L)',"
+							  "              $1::regclass, a.attname, split_part(o.option, '=', 2))"
+							  "  FROM pg_attribute a, LATERAL unnest(a.attoptions) AS o (option)"
+							  " WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped"
+							  "   AND o.option LIKE 'n_distinct=%'"
+							  " ORDER BY a.attnum",
+							  2, args);
 }
 
 /*
@@ -361,7 +364,7 @@ cm_partition_leaf_create(void *arg)
 	 * for them: many indexes may take their time.
 	 */
 	(void) cm_deadline_disarm();
-	model = find_model(leaf);
+	model = cm_partition_leaf_model(leaf);
 	pin_tablespace(leaf, model);
 	create_table(leaf, model);
 	relid = find_table(leaf);
@@ -378,50 +381,53 @@ cm_partition_leaf_create(void *arg)
  * found again as the leaf's index under the same index of the parent, so
  * this comes after the attaching.
  */
-static void
-copy_replica_identity(Oid relid, Oid model)
+void
+cm_partition_leaf_identity(Oid relid, Oid model)
 {
 	Oid			args[2] = {relid, model};
 
-	execute_each("SELECT format('ALTER TABLE %s REPLICA IDENTITY %s', $1::regclass,"
-				 "              CASE m.relreplident WHEN 'f' THEN 'FULL' ELSE 'NOTHING' END)"
-				 "  FROM pg_class m WHERE m.oid = $2 AND m.relreplident IN ('f', 'n')"
-				 " UNION ALL "
-				 "SELECT format('ALTER TABLE %s REPLICA IDENTITY USING INDEX %I', $1::regclass, lc.relname)"
-				 "  FROM pg_class m"
-				 "  JOIN pg_index mi ON mi.indrelid = m.oid AND mi.indisreplident"
-				 "  LEFT JOIN pg_inherits mh ON mh.inhrelid = mi.indexrelid AND m.relkind = 'r'"
-				 "  JOIN pg_inherits lh ON lh.inhparent = coalesce(mh.inhparent, mi.indexrelid)"
-				 "  JOIN pg_index li ON li.indexrelid = lh.inhrelid AND li.indrelid = $1"
-				 "  JOIN pg_class lc ON lc.oid = li.indexrelid"
-				 " WHERE m.oid = $2 AND m.relreplident = 'i'",
-				 2, args);
+	cm_partition_execute_each("SELECT format('ALTER TABLE %s REPLICA IDENTITY %s', $1::regclass,"
+							  "              CASE m.relreplident WHEN 'f' THEN 'FULL' ELSE 'NOTHING' END)"
+							  "  FROM pg_class m WHERE m.oid = $2 AND m.relreplident IN ('f', 'n')"
+							  " UNION ALL "
+							  "SELECT format('ALTER TABLE %s REPLICA IDENTITY USING INDEX %I', $1::regclass, lc.relname)"
+							  "  FROM pg_class m"
+							  "  JOIN pg_index mi ON mi.indrelid = m.oid AND mi.indisreplident"
+							  "  LEFT JOIN pg_inherits mh ON mh.inhrelid = mi.indexrelid AND m.relkind = 'r'"
+							  "  JOIN pg_inherits lh ON lh.inhparent = coalesce(mh.inhparent, mi.indexrelid)"
+							  "  JOIN pg_index li ON li.indexrelid = lh.inhrelid AND li.indrelid = $1"
+							  "  JOIN pg_class lc ON lc.oid = li.indexrelid"
+							  " WHERE m.oid = $2 AND m.relreplident = 'i'",
+							  2, args);
 }
 
 /* FOR VALUES FROM (...) TO (...) */
-static void
-append_bounds(StringInfo sql, const CmLeaf *leaf)
+static char *
+bounds_sql(const CmLeaf *leaf)
 {
 	List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
 
-	appendStringInfo(sql, " FOR VALUES FROM (%s) TO (%s)",
-					 cm_partition_bound_sql(existing, &leaf->axis, leaf->from),
-					 cm_partition_bound_sql(existing, &leaf->axis, leaf->to));
+	return psprintf("FOR VALUES FROM (%s) TO (%s)",
+					cm_partition_bound_sql(existing, &leaf->axis, leaf->from),
+					cm_partition_bound_sql(existing, &leaf->axis, leaf->to));
+}
+
+/* The statement that attaches the leaf to the parent, or to another table like it, quoted. */
+char *
+cm_partition_attach_sql(const char *parent, const CmLeaf *leaf)
+{
+	return psprintf("ALTER TABLE %s ATTACH PARTITION %s %s", parent,
+					cm_partition_leaf_quoted(leaf), bounds_sql(leaf));
 }
 
 /* ATTACH, and what can only be said of a partition.  Caller has the locks. */
 static void
 attach_table(const CmLeaf *leaf)
 {
-	Oid			model = find_model(leaf);
-	StringInfoData sql;
+	Oid			model = cm_partition_leaf_model(leaf);
 
-	initStringInfo(&sql);
-	appendStringInfo(&sql, "ALTER TABLE %s ATTACH PARTITION %s",
-					 cm_relation_quoted(leaf->parent), cm_partition_leaf_quoted(leaf));
-	append_bounds(&sql, leaf);
-	cm_partition_execute(sql.data);
-	copy_replica_identity(find_table(leaf), model);
+	cm_partition_execute(cm_partition_attach_sql(cm_relation_quoted(leaf->parent), leaf));
+	cm_partition_leaf_identity(find_table(leaf), model);
 	cm_partition_execute(psprintf("COMMENT ON TABLE %s IS NULL", cm_partition_leaf_quoted(leaf)));
 }
 

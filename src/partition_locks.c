@@ -12,6 +12,7 @@
  *	 attach x                   SUE   AX   AX   SRX   SRX
  *	 drain d into x, attach     SRX   AX   AX   SRX   SRX
  *	 rebind d as x              AX    AX   AX   AX    AX
+ *	 split d, exchange          AX    AX   AX   -     -
  *	 detach x concurrently      SUE   AX   -    SRX   AX
  *	 finalize                   SUE   AX   -    SRX   AX
  *	 detach x                   AX    AX   AX   SRX   AX

@@ -11,6 +11,9 @@
  * transaction, and neither are two of either, so no deadlock is of our
  * making.
  *
+ * What needs the default partition divided comes after all other leaves, as it
+ * may take its time.
+ *
  * The pass stops making at the first leaf that has to be put off: the next
  * one would wait for the same lock.  Retiring goes on all the same, as it
  * needs other locks, and stops likewise.
@@ -35,6 +38,7 @@
 
 #include "compat.h"
 #include "partition.h"
+#include "partition_split.h"
 
 /* A pass without end would be one that is undone as it goes. */
 #define MAX_ROUNDS		10
@@ -101,6 +105,50 @@ step_of(const CmLeaf *leaf)
 		leaf->kind == CM_LEAF_DRAIN ? CM_STEP_DRAIN : CM_STEP_ATTACH;
 }
 
+/*
+ * Make the leaves that the default partition has to be divided for.  False if
+ * the work has to be found anew, which is so after a success too, or if it was
+ * put off.
+ */
+static bool
+split_default(Pass *pass)
+{
+	List	   *leaves = NIL;
+	char	   *reason = NULL;
+	CmLeafResult result;
+	ListCell   *lc;
+
+	foreach(lc, pass->work.leaves)
+	{
+		CmLeaf	   *leaf = lfirst(lc);
+
+		if (leaf->kind != CM_LEAF_SPLIT)
+			continue;
+		if (leaf->obstacle != NULL)
+		{
+			pass->deferred = psprintf("making partition %s with " INT64_FORMAT " rows: %s",
+									  leaf->name, leaf->rows, leaf->obstacle);
+			return false;
+		}
+		leaves = lappend(leaves, leaf);
+	}
+	if (leaves == NIL)
+		return true;
+	result = cm_partition_split(&pass->work, &leaves, &reason);
+	if (result == CM_LEAF_DEFERRED && reason != NULL)
+		pass->deferred = reason;
+	else if (result == CM_LEAF_DEFERRED)
+		put_off(pass, "splitting the default partition", InvalidOid, CM_STEP_DETACH);
+	if (result != CM_LEAF_MADE)
+		return false;
+	foreach(lc, leaves)
+	{
+		pass->made++;
+		pass->moved += ((CmLeaf *) lfirst(lc))->rows;
+	}
+	return false;
+}
+
 /* Make the leaves of the work.  False if the work has to be found anew, or was put off. */
 static bool
 make_leaves(Pass *pass)
@@ -118,6 +166,8 @@ make_leaves(Pass *pass)
 		CmLeaf	   *leaf = lfirst(lc);
 		CmLeafResult result;
 
+		if (leaf->kind == CM_LEAF_SPLIT)
+			continue;
 		cm_progress_report(foreach_current_index(lc), list_length(pass->work.leaves),
 						   leaf->rows > 0 ? "making partition %s with " INT64_FORMAT " rows" :
 						   "making partition %s", leaf->name, leaf->rows);
@@ -133,7 +183,7 @@ make_leaves(Pass *pass)
 		if (leaf->kind == CM_LEAF_DRAIN)
 			pass->moved += leaf->rows;
 	}
-	return true;
+	return split_default(pass);
 }
 
 /* Make partitions until there is none to make, or one was put off. */
@@ -143,6 +193,8 @@ make_all(Pass *pass)
 	for (int round = 0; round < MAX_ROUNDS; round++)
 	{
 		find_work(pass);
+		if (round == 0)
+			(void) cm_partition_split_clear(pass->work.parent, pass->work.owner, pass->work.rest);
 		if (pass->work.leaves == NIL)
 			return;
 		(void) make_leaves(pass);
@@ -316,6 +368,7 @@ sweep(Pass *pass)
 	List	   *leftovers;
 	ListCell   *lc;
 
+	(void) cm_partition_split_clear(pass->work.parent, pass->work.owner, pass->work.rest);
 	cm_transaction_begin(GetSessionUserId());
 	leftovers = cm_partition_leftovers(pass->work.parent, pass->job->schema_name,
 									   pass->job->relation_name, pass->work.owner);
@@ -324,7 +377,8 @@ sweep(Pass *pass)
 	{
 		CmLeftover *leftover = lfirst(lc);
 
-		(void) cm_attempt_commit(cm_partition_leftover_drop, leftover, leftover->owner, NIL);
+		if (!leftover->is_copy)
+			(void) cm_attempt_commit(cm_partition_leftover_drop, leftover, leftover->owner, NIL);
 	}
 }
 

@@ -15,6 +15,11 @@
  *			  the default partition holds lies between two neighbours: it
  *			  becomes a partition itself, without moving a row, and an empty
  *			  one takes its place
+ *	 split    more than DRAIN_LIMIT rows, but they lie in several gaps or others
+ *			  stay: the default partition is copied into partitions beside it,
+ *			  for all pieces with rows at once (partition_split.c).  Where
+ *			  that cannot be done (partition_obstacle.c), the large pieces
+ *			  wait, with the reason, and the small ones are drained
  *
  * Rows of the default partition that no partition is made for (older than the
  * retention, beyond the horizon, more than GAP_LIMIT periods old, null) stay
@@ -34,6 +39,7 @@
 #include "utils/timestamp.h"
 
 #include "partition.h"
+#include "partition_split.h"
 
 /* More rows than this are not moved while others wait. */
 #define DRAIN_LIMIT		1000
@@ -162,6 +168,37 @@ rebind_if_better(CmPartitionWork *work, List *plan, CmPartitionPlanned **rebound
 	return lcons(whole, others);
 }
 
+/*
+ * Rows of the default partition that are too many to be moved while others
+ * wait, where it cannot become a partition itself.
+ */
+static void
+split_if_needed(CmPartitionWork *work)
+{
+	char	   *obstacle;
+	bool		needed = false;
+	ListCell   *lc;
+
+	foreach(lc, work->leaves)
+	{
+		const CmLeaf *leaf = lfirst(lc);
+
+		needed = needed || (leaf->kind == CM_LEAF_DRAIN && leaf->rows > DRAIN_LIMIT);
+	}
+	if (!needed)
+		return;
+	obstacle = cm_partition_obstacle(work->parent, work->rest);
+	foreach(lc, work->leaves)
+	{
+		CmLeaf	   *leaf = lfirst(lc);
+
+		if (leaf->kind != CM_LEAF_DRAIN || (obstacle != NULL && leaf->rows <= DRAIN_LIMIT))
+			continue;
+		leaf->kind = CM_LEAF_SPLIT;
+		leaf->obstacle = obstacle;
+	}
+}
+
 /* The partitions that have had their time, with what keeps them. */
 static List *
 find_retirees(const CmPartitionWork *work)
@@ -253,5 +290,6 @@ cm_partition_work(Oid parent, CmPartitionWork *work)
 			leaf->kind = CM_LEAF_REBIND;
 		work->leaves = lappend(work->leaves, leaf);
 	}
+	split_if_needed(work);
 	work->retirees = add_pending(work, find_retirees(work));
 }
