@@ -129,7 +129,7 @@ extern int	cm_lock_holder(const List *wishes);
 extern int	cm_lock_stayer(const List *wishes);
 typedef struct CmSnapshots CmSnapshots;
 extern CmSnapshots *cm_snapshots_note(void);
-extern int	cm_snapshots_holder(CmSnapshots *snapshots);
+extern int	cm_snapshots_holder(CmSnapshots *snapshots, bool ignore_waiting);
 
 /* in attempt.c: several statements that stand or fall together, a deadline */
 typedef void (*CmStep) (void *arg);

@@ -144,13 +144,22 @@ pid_of(VirtualTransactionId vxid)
 	return proc != NULL && proc->pid != 0 ? proc->pid : -1;
 }
 
+/* Does the transaction wait for a lock?  Read without one; for what can be wrong. */
+static bool
+waits_for_lock(VirtualTransactionId vxid)
+{
+	PGPROC	   *proc = cm_compat_vxid_proc(vxid);
+
+	return proc != NULL && pg_atomic_read_u64(&proc->waitStart) != 0;
+}
+
 /*
  * The pid of a process that still has a snapshot that was noted; -1 if it is
  * gone this moment, 0 if nobody has.  As CREATE INDEX CONCURRENTLY waits, but
  * without waiting.
  */
 int
-cm_snapshots_holder(CmSnapshots *snapshots)
+cm_snapshots_holder(CmSnapshots *snapshots, bool ignore_waiting)
 {
 	Holders	   *noted = &snapshots->holders;
 	VirtualTransactionId *vxids;
@@ -162,7 +171,8 @@ cm_snapshots_holder(CmSnapshots *snapshots)
 	{
 		for (int j = 0; j < count; j++)
 		{
-			if (VirtualTransactionIdEquals(noted->vxids[i], vxids[j]))
+			if (VirtualTransactionIdEquals(noted->vxids[i], vxids[j]) &&
+				!(ignore_waiting && waits_for_lock(vxids[j])))
 			{
 				noted->vxids[kept++] = noted->vxids[i];
 				break;

@@ -13,6 +13,7 @@
 #include "partition_pure.h"
 
 #include "nodes/execnodes.h"
+#include "storage/block.h"
 #include "utils/timestamp.h"
 
 /*
@@ -202,6 +203,7 @@ extern CmLeafResult cm_partition_make_here(CmLeaf *leaf);
 extern CmLeafResult cm_partition_make(CmLeaf *leaf);
 
 /* in partition_default.c: beside a default partition */
+extern BlockNumber cm_partition_default_blocks(Oid rest);
 extern CmLeafResult cm_partition_rebind(CmLeaf *leaf);
 extern bool cm_partition_prove(const CmPartitionWork *work);
 extern bool cm_partition_prove_no_more(const CmPartitionWork *work);

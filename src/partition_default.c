@@ -55,8 +55,8 @@
 #define REST_NAME		"_concertmaster_rest"
 
 /* The pages of the default partition; none if it is not a plain table. */
-static BlockNumber
-count_blocks(Oid rest)
+BlockNumber
+cm_partition_default_blocks(Oid rest)
 {
 	Relation	rel = try_relation_open(rest, AccessShareLock);
 	BlockNumber result = 0;
@@ -268,7 +268,7 @@ cm_partition_prove(const CmPartitionWork *work)
 	if (!OidIsValid(work->rest))
 		return true;
 	cm_transaction_begin(GetSessionUserId());
-	if (count_blocks(work->rest) >= SCAN_BLOCKS)
+	if (cm_partition_default_blocks(work->rest) >= SCAN_BLOCKS)
 	{
 		condition = outside_of_leaves(work);
 		relation = cm_relation_quoted(work->rest);

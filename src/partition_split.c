@@ -17,16 +17,19 @@
  *		(partition_replay.c has the proof), a short transaction each.
  *	 4. Wait until every snapshot that does not see the copies is gone, as
  *		CREATE INDEX CONCURRENTLY does, and replay on meanwhile.
- *	 5. In one transaction, under the deadline: lock the parent and d, look
- *		whether everything is as it was, replay the rest, detach d, attach the
- *		copies, the one of what stays under d's name.
+ *	 5. Hold off writers with locks of the session, replay the rest, and let
+ *		the snapshots pass that do not see that, for a quarter of the deadline.
+ *		Then in one transaction: lock parent and d, look whether everything is
+ *		as it was, detach d, attach the copies, the one of what stays under d's
+ *		name.  What does not come off is tried again after a pause without
+ *		locks.
  *	 6. Drop d, the log and the staging table.
  *
- * A reader sees d or the copies, whose contents are the same at that moment.
- * There is one exception: a snapshot that is older than step 5, younger than
- * step 4, and comes to the table only after it (a transaction with isolation
- * REPEATABLE READ whose first look at the table that is) sees rows that were
- * changed between the two as they were before.
+ * A reader sees d or the copies, whose contents are the same at that moment,
+ * to every snapshot that is older too.  (One exception is left: a REPEATABLE
+ * READ transaction whose first statement is a write that waits for step 5.  It
+ * keeps the snapshot that it took before it waited, and sees rows that the
+ * last replay changed as they were.)
  *
  * Not more partitions are made at a time than step 5 can attach within the
  * deadline, those with the most rows; the next round makes more.  What can be
@@ -64,6 +67,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+#include "compat.h"
 #include "partition_split.h"
 
 /*
@@ -368,7 +372,7 @@ outlive_snapshots(CmSplit *split)
 	CmSnapshots *snapshots = cm_snapshots_note();
 	int			pid;
 
-	while ((pid = cm_snapshots_holder(snapshots)) != 0)
+	while ((pid = cm_snapshots_holder(snapshots, false)) != 0)
 	{
 		cm_progress_report(0, 0, "splitting the default partition: waiting for process %d, whose snapshot is older than the copies", pid);
 		cm_retry_pause(1);
@@ -495,6 +499,84 @@ exchange(void *arg)
 	cm_scope_leave(&scope);
 }
 
+/* Keep a lock that this transaction has, until release_writers() or an abort. */
+static void
+keep_lock(Oid relid)
+{
+	LockRelId	id = {.relId = relid,.dbId = MyDatabaseId};
+
+	LockRelationIdForSession(&id, ShareRowExclusiveLock);
+}
+
+static void
+release_lock(Oid relid)
+{
+	LockRelId	id = {.relId = relid,.dbId = MyDatabaseId};
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	if (cm_compat_lock_held(&tag, ShareRowExclusiveLock))
+		UnlockRelationIdForSession(&id, ShareRowExclusiveLock);
+}
+
+/* A step: hold off writers, for longer than the transaction, and replay the rest. */
+static void
+hold_writers(void *arg)
+{
+	CmSplit    *split = arg;
+	CmScope		scope;
+
+	cm_partition_enter(&scope, split->owner);
+	LockRelationOid(split->parent, ShareRowExclusiveLock);
+	LockRelationOid(split->rest, ShareRowExclusiveLock);
+	split->stale = !cm_partition_split_unchanged(split);
+	split->behind = !split->stale && is_behind(split);
+	if (!split->stale && !split->behind)
+	{
+		keep_lock(split->parent);
+		keep_lock(split->rest);
+		cm_partition_split_replay(split, LAST_ENTRIES);
+	}
+	cm_scope_leave(&scope);
+}
+
+/*
+ * Let every snapshot pass that does not see what hold_writers() replayed.
+ * Statements come to their end in a moment; those that wait for us take a new
+ * snapshot after that.  False if one stays for longer than can be waited now.
+ */
+static bool
+let_snapshots_pass(void)
+{
+	CmSnapshots *snapshots = cm_snapshots_note();
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Max(2, cm_ddl_deadline / 4));
+
+	while (cm_snapshots_holder(snapshots, true) != 0)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (GetCurrentTimestamp() >= end)
+			return false;
+		pg_usleep(1000);
+	}
+	return true;
+}
+
+/* One try of step 5.  False if put off, behind or stale. */
+static bool
+try_exchange(Work *work, const List *wishes)
+{
+	CmSplit    *split = &work->split;
+	bool		done;
+
+	if (!cm_attempt_once(hold_writers, split, split->owner, wishes) || split->stale || split->behind)
+		return false;
+	done = let_snapshots_pass() && cm_attempt_once(exchange, work, split->owner, NIL) &&
+		!split->stale && !split->behind;
+	release_lock(split->rest);
+	release_lock(split->parent);
+	return done;
+}
+
 /* Step 5, until it gets its locks.  False if put off, or stale. */
 static bool
 exchange_tables(Work *work)
@@ -510,8 +592,10 @@ exchange_tables(Work *work)
 	{
 		if (!catch_up(split))
 			return false;
-		if (cm_attempt_once(exchange, work, split->owner, wishes) && !split->behind)
-			return !split->stale;
+		if (try_exchange(work, wishes))
+			return true;
+		if (split->stale)
+			return false;
 		cm_retry_pause(attempt);
 	}
 	return false;
@@ -600,6 +684,9 @@ cm_partition_split(const CmPartitionWork *work, List **leaves, char **put_off)
 		cm_transaction_abort();
 	}
 	PG_END_TRY();
+	/* An interrupt between two transactions leaves the session's locks. */
+	release_lock(work->rest);
+	release_lock(work->parent);
 	(void) cm_partition_split_clear(work->parent, work->owner, work->rest);
 	if (edata != NULL)
 		ReThrowError(edata);

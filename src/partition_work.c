@@ -11,7 +11,8 @@
  *	 create   nothing of it lies in a default partition
  *	 drain    rows of the default partition go into it, in the transaction
  *			  that attaches it
- *	 rebind   more than DRAIN_LIMIT rows would have to be moved, and all that
+ *	 rebind   more than DRAIN_LIMIT rows would have to be moved, or the default
+ *			  partition is too large to be scanned within the deadline, and all that
  *			  the default partition holds lies between two neighbours: it
  *			  becomes a partition itself, without moving a row, and an empty
  *			  one takes its place
@@ -43,6 +44,9 @@
 
 /* More rows than this are not moved while others wait. */
 #define DRAIN_LIMIT		1000
+
+/* Nor any, where ATTACH would scan more pages of the default partition than this. */
+#define DRAIN_BLOCKS	4096
 
 /* A leaf to make, from the plan. */
 CmLeaf *
@@ -151,7 +155,8 @@ rebind_if_better(CmPartitionWork *work, List *plan, CmPartitionPlanned **rebound
 		}
 		end = piece->to;
 	}
-	if (whole == NULL || rows <= DRAIN_LIMIT || work->rest_rows > 0 ||
+	if (whole == NULL || work->rest_rows > 0 ||
+		(rows <= DRAIN_LIMIT && cm_partition_default_blocks(work->rest) <= DRAIN_BLOCKS) ||
 		cm_partition_overlapping(work->existing, whole->from, end) != NULL)
 		return plan;
 
@@ -176,6 +181,7 @@ static void
 split_if_needed(CmPartitionWork *work)
 {
 	char	   *obstacle;
+	bool		large = OidIsValid(work->rest) && cm_partition_default_blocks(work->rest) > DRAIN_BLOCKS;
 	bool		needed = false;
 	ListCell   *lc;
 
@@ -183,7 +189,7 @@ split_if_needed(CmPartitionWork *work)
 	{
 		const CmLeaf *leaf = lfirst(lc);
 
-		needed = needed || (leaf->kind == CM_LEAF_DRAIN && leaf->rows > DRAIN_LIMIT);
+		needed = needed || (leaf->kind == CM_LEAF_DRAIN && (leaf->rows > DRAIN_LIMIT || large));
 	}
 	if (!needed)
 		return;
@@ -192,7 +198,7 @@ split_if_needed(CmPartitionWork *work)
 	{
 		CmLeaf	   *leaf = lfirst(lc);
 
-		if (leaf->kind != CM_LEAF_DRAIN || (obstacle != NULL && leaf->rows <= DRAIN_LIMIT))
+		if (leaf->kind != CM_LEAF_DRAIN || (obstacle != NULL && leaf->rows <= DRAIN_LIMIT && !large))
 			continue;
 		leaf->kind = CM_LEAF_SPLIT;
 		leaf->obstacle = obstacle;
