@@ -8,7 +8,9 @@
  * belong to the new one, unless a valid CHECK constraint says that there are
  * none.  So where it has more than SCAN_BLOCKS pages, such a constraint is
  * added NOT VALID (a moment), validated (a scan beside which others go on),
- * serves all of the pass's partitions, and is dropped (a moment).  While it
+ * serves all of the pass's partitions, and is dropped (a moment), whatever
+ * came of them.  It is not added while somebody is in the way of attaching.
+ * While it
  * stands, a row for one of their ranges is refused; these are empty ranges,
  * most of them in the future.  If a row turned up meanwhile, validating fails,
  * and the next pass moves it.  A constraint that a crash leaves is removed by
@@ -94,10 +96,11 @@ drop_proof(Oid rest, Oid owner)
 
 /*
  * Add the proof and validate it.  False if that was put off, or if it does not
- * hold any more.
+ * hold any more.  It is not even added while somebody is in the way of the
+ * step that it is for: as long as it stands, rows are refused.
  */
 static bool
-add_proof(Oid rest, Oid owner, const char *relation, const char *condition)
+add_proof(Oid rest, Oid owner, const char *relation, const char *condition, List *wishes)
 {
 	MemoryContext context = CurrentMemoryContext;
 	volatile bool holds = true;
@@ -105,7 +108,7 @@ add_proof(Oid rest, Oid owner, const char *relation, const char *condition)
 	if (!drop_proof(rest, owner) ||
 		!cm_attempt_statement(psprintf("ALTER TABLE %s ADD CONSTRAINT " PROOF_NAME " CHECK (%s) NOT VALID",
 									   relation, condition),
-							  owner, proof_wishes(rest)))
+							  owner, wishes))
 		return false;
 	PG_TRY();
 	{
@@ -264,6 +267,7 @@ cm_partition_prove(const CmPartitionWork *work)
 {
 	char	   *condition = NULL;
 	char	   *relation = NULL;
+	List	   *wishes = NIL;
 
 	if (!OidIsValid(work->rest))
 		return true;
@@ -272,12 +276,13 @@ cm_partition_prove(const CmPartitionWork *work)
 	{
 		condition = outside_of_leaves(work);
 		relation = cm_relation_quoted(work->rest);
+		wishes = cm_partition_wishes(work->parent, InvalidOid, CM_STEP_ATTACH);
 	}
 	cm_transaction_commit();
 	if (condition == NULL)
 		return true;
 	cm_progress_report(0, list_length(work->leaves), "looking whether the default partition is free of rows");
-	return add_proof(work->rest, work->owner, relation, condition);
+	return add_proof(work->rest, work->owner, relation, condition, wishes);
 }
 
 /* After the pass, or after one that crashed.  False if it was put off. */
@@ -378,14 +383,13 @@ cm_partition_rebind(CmLeaf *leaf)
 
 	if (relation == NULL)
 		return CM_LEAF_STALE;
-	if (!add_proof(rebind.rest, leaf->owner, relation, condition))
-		return CM_LEAF_DEFERRED;
-	if (!cm_attempt_commit(cm_partition_leaf_create, &rest_leaf, leaf->owner, NIL))
-		return CM_LEAF_DEFERRED;
-
 	cm_transaction_begin(GetSessionUserId());
 	wishes = cm_partition_wishes(leaf->parent, InvalidOid, CM_STEP_REBIND);
 	cm_transaction_commit();
+	if (!add_proof(rebind.rest, leaf->owner, relation, condition, wishes))
+		return CM_LEAF_DEFERRED;
+	if (!cm_attempt_commit(cm_partition_leaf_create, &rest_leaf, leaf->owner, NIL))
+		return CM_LEAF_DEFERRED;
 	if (cm_attempt_commit(rebind_step, &rebind, leaf->owner, wishes) && !leaf->stale)
 		return CM_LEAF_MADE;
 	(void) cm_attempt_commit(cm_partition_leaf_drop, &rest_leaf, leaf->owner, NIL);

@@ -48,7 +48,7 @@ sub close_gate
 
 sub open_gate
 {
-	$node->safe_psql('d', 'TRUNCATE public.gate');
+	$node->safe_psql('d', 'DELETE FROM public.gate');
 	set_for_database($node, 'ddl_deadline', undef);
 	eval { $gate->quit };
 	return;
@@ -133,10 +133,13 @@ open_gate();
 done_ok('c', 500, 'being proved', 0);
 is($node->safe_psql('d', "SELECT count(*) FROM pg_inherits WHERE inhparent = 's.c'::regclass"), '3', 'being proved: one partition of all, the next and an empty default partition');
 
-# proved, and not exchanged: a reader of the parent
+# proved, and not exchanged: a reader of the parent, who came meanwhile
 make_rest('d', 500);
-$other = lock_session($node, 'LOCK TABLE ONLY s.d IN ACCESS SHARE MODE');
+close_gate("EXISTS (SELECT FROM pg_constraint WHERE conname = 'concertmaster_proof' AND NOT convalidated)");
 make_set_of('d');
+poll_pass($node, 'd', $at_gate, 'proved: being proved');
+$other = lock_session($node, 'LOCK TABLE ONLY s.d IN ACCESS SHARE MODE');
+open_gate();
 poll_pass($node, 'd', "to_regclass('s.d_concertmaster_rest') IS NOT NULL", 'proved: the empty one waits to take its place');
 is($node->safe_psql('d', "SET lock_timeout = '5s'; INSERT INTO s.d (id, at) VALUES (10000, now()); DELETE FROM s.d WHERE id = 10000; SELECT count(*) FROM s.d"), '1500', 'proved: others go on');
 kill_pass($node, 'd', 'proved');
@@ -174,12 +177,12 @@ poll_sql($node, 'd', "SELECT coalesce(last_success > coalesce(last_failure, '-in
 is($node->safe_psql('d', 'SELECT count(*), count(DISTINCT id) FROM s.f'), '2500|2500', 'large: every row is there once');
 set_ok($node, 'f', 'large: all is well');
 
-# put off when it is proved: the proof goes, and rows are not refused
+# put off: it is not even begun to be proved, again and again, and rows are not refused
 set_for_database($node, 'ddl_attempts', 2);
 make_large('g');
 $other = lock_session($node, 'INSERT INTO s.r VALUES (2)');
 make_set_of('g');
-blocked_by_ok($node, 'g', qr/^making partition g_\d+_\d+ \| INSERT INTO s\.r/, 'large and put off');
+blocked_by_ok($node, 'g', qr/^looking whether the default partition is free of rows \| INSERT INTO s\.r/, 'large and put off');
 is($node->safe_psql('d', "SELECT count(*) FROM pg_constraint WHERE conname LIKE 'concertmaster%'"), '0', 'large and put off: no proof is left');
 psql_ok($node, 'd', "INSERT INTO s.g (id, at) VALUES (5000, now()), (5001, $in_two_years)", 'large and put off: rows are not refused');
 $other->query_safe('ROLLBACK');
@@ -187,6 +190,24 @@ $other->quit;
 poll_sql($node, 'd', "SELECT coalesce(deferred IS NULL AND partitions = 3, false) FROM concertmaster.partition_sets WHERE table_name = 'g'", 't', 'large and put off: done afterwards');
 is($node->safe_psql('d', 'SELECT count(*), count(DISTINCT id) FROM s.g'), '2502|2502', 'large and put off: every row is there once');
 set_ok($node, 'g', 'large and put off: all is well');
+
+# put off when it is proved: the proof goes
+make_large('k');
+close_gate("EXISTS (SELECT FROM pg_constraint WHERE conname = 'concertmaster_proof' AND NOT convalidated)");
+set_for_database($node, 'ddl_deadline', undef);
+set_for_database($node, 'ddl_attempts', 10000);
+make_set_of('k');
+poll_pass($node, 'k', $at_gate, 'large and in the way later: being proved');
+$other = lock_session($node, 'INSERT INTO s.r VALUES (2)');
+open_gate();
+poll_pass($node, 'k', "EXISTS (SELECT FROM pg_description WHERE description LIKE 'concertmaster: becoming%s.k')", 'large and in the way later: waits to be attached');
+$node->safe_psql('d', "SELECT pg_cancel_backend(" . pass_pid($node, 'k') . ")");
+poll_sql($node, 'd', "SELECT count(*) FROM pg_constraint WHERE conname LIKE 'concertmaster%'", '0', 'large and in the way later: cancelled, and no proof is left');
+$other->query_safe('ROLLBACK');
+$other->quit;
+set_for_database($node, 'ddl_attempts', 2);
+poll_sql($node, 'd', "SELECT coalesce(deferred IS NULL AND partitions = 3, false) FROM concertmaster.partition_sets WHERE table_name = 'k'", 't', 'large and in the way later: done afterwards');
+set_ok($node, 'k', 'large and in the way later: all is well');
 
 # an error after it: likewise
 make_large('h');
