@@ -204,6 +204,14 @@ make_all(Pass *pass)
 	put_off(pass, "making partitions, which others change meanwhile", InvalidOid, CM_STEP_ATTACH);
 }
 
+/* Does the error say that we shall stop? */
+static bool
+is_interrupt(const ErrorData *edata)
+{
+	return edata != NULL &&
+		ERRCODE_TO_CATEGORY(edata->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION;
+}
+
 /* Do one part of the pass; its error, or NULL. */
 static ErrorData *
 try_part(Pass *pass, void (*part) (Pass *pass))
@@ -353,7 +361,7 @@ retire_all(Pass *pass)
 		edata = try_part(pass, retire_one);
 		if (failure == NULL)
 			failure = edata;
-		if (edata != NULL && ERRCODE_TO_CATEGORY(edata->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+		if (is_interrupt(edata))
 			ReThrowError(edata);
 		if (pass->deferred != NULL)
 			break;
@@ -468,9 +476,12 @@ run_pass(Pass *pass)
 
 	if (failure == NULL)
 		failure = later;
-	if (failure == NULL)
-		failure = try_part(pass, retire_and_sweep);
-	return failure;
+	if (!pass->has_work || is_interrupt(failure))
+		return failure;
+
+	/* What cannot be made is no reason to keep what has had its time. */
+	later = try_part(pass, retire_and_sweep);
+	return failure != NULL ? failure : later;
 }
 
 /* Write how it went. */

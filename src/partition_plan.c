@@ -16,9 +16,9 @@
  *
  * What exists is kept as it is: of each period in the window, the pieces that
  * no partition holds are planned, so a set made by hand with other bounds is
- * continued without a gap.  A set that nobody rolled for a while is continued
- * from where it ended, not from now, unless that would be CATCH_UP_LIMIT
- * periods or more.
+ * continued without a gap.  A set that nobody rolled for so long that nothing
+ * holds now is continued from where it ended, unless that would be
+ * CATCH_UP_LIMIT periods or more.
  *
  * A partition has had its time when all that it can hold is older than now
  * minus the retention, reckoned in the set's zone.
@@ -317,7 +317,9 @@ label_back(int64 label, const CmPartitionSettings *settings, int n)
 
 /*
  * Where a set without a start begins to be filled: now, or, if it was not
- * rolled for a while, where its partitions before now end.
+ * rolled for so long that nothing holds now, where its partitions end.  (A gap
+ * before partitions that hold now is somebody's wish, or around a row that came
+ * out of a default partition.)
  */
 static int64
 continue_from(const CmPartitionSettings *settings, const List *existing, int64 now)
@@ -333,7 +335,7 @@ continue_from(const CmPartitionSettings *settings, const List *existing, int64 n
 		if (!partition->is_default && partition->to <= now)
 			end = Max(end, partition->to);
 	}
-	if (end == DT_NOBEGIN)
+	if (end == DT_NOBEGIN || cm_partition_covered_until(existing, now) > now)
 		return now;
 	oldest = cm_axis_label_point(&settings->axis,
 								 label_back(label_of_period(now, settings), settings, CATCH_UP_LIMIT));

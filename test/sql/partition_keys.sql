@@ -1,6 +1,9 @@
 -- Partition sets by every kind of key: numbers, time since 1970, uuids of version 7
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS concertmaster;
+-- (nobody but the calls below shall roll the sets)
+ALTER SYSTEM SET concertmaster.enabled = off;
+SELECT pg_reload_conf();
 DROP SCHEMA IF EXISTS partition_keys CASCADE;
 RESET client_min_messages;
 CREATE SCHEMA partition_keys;
@@ -114,3 +117,5 @@ SELECT concertmaster.plan_partitions('changing');
 SET client_min_messages = warning;
 SELECT count(concertmaster.forget_partition_set(format('%I.%I', schema_name, table_name)::regclass)) FROM concertmaster.partition_sets WHERE schema_name = 'partition_keys';
 DROP SCHEMA partition_keys CASCADE;
+ALTER SYSTEM RESET concertmaster.enabled;
+SELECT pg_reload_conf();

@@ -1,6 +1,9 @@
 -- Retention: what retires, what never does, what is said about it; and rows of a default partition
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS concertmaster;
+-- (nobody but the calls below shall roll the sets)
+ALTER SYSTEM SET concertmaster.enabled = off;
+SELECT pg_reload_conf();
 DROP SCHEMA IF EXISTS partition_retention, partition_archive CASCADE;
 RESET client_min_messages;
 CREATE SCHEMA partition_retention;
@@ -125,6 +128,19 @@ SELECT bool_and(x.indisvalid) AS valid, bool_and(EXISTS (SELECT FROM pg_inherits
 SELECT count(*) FROM pg_constraint c WHERE c.connamespace = 'partition_retention'::regnamespace AND conname ~ 'proof';
 SELECT * FROM plan('r');
 
+-- a row from long ago gets its own partition, and none are made between; a set that slept is continued
+CREATE TABLE g (at date NOT NULL) PARTITION BY RANGE (at);
+CREATE TABLE g_rest PARTITION OF g DEFAULT;
+INSERT INTO g VALUES (now() - interval '400 days');
+SELECT action, count(*) FROM concertmaster.create_partition_set('g', '1 month', ahead => 0) GROUP BY 1 ORDER BY 1;
+CALL concertmaster.roll_partitions('g');
+CALL concertmaster.roll_partitions('g');
+SELECT count(*), count(*) FILTER (WHERE is_default) AS defaults FROM concertmaster.partitions WHERE table_name = 'g';
+SELECT count(*) FROM g_rest;
+CREATE TABLE s (at date NOT NULL) PARTITION BY RANGE (at);
+SELECT concertmaster.create_monthly_partition('s', (now() - interval '1 year')::date);
+SELECT action, count(*) FROM concertmaster.create_partition_set('s', '1 month', ahead => 0) GROUP BY 1 ORDER BY 1;
+
 -- 5. what is broken says so and stops no other set
 CREATE ROLE regress_retention_owner;
 GRANT ALL ON SCHEMA partition_retention TO regress_retention_owner;
@@ -143,8 +159,19 @@ GRANT ALL ON SCHEMA partition_archive TO regress_retention_owner;
 CALL concertmaster.roll_partitions('o');
 SELECT partitions, failures, sqlstate, last_error FROM concertmaster.partition_sets WHERE table_name = 'o';
 SELECT * FROM tables WHERE schema = 'partition_archive';
+-- what cannot be made is no reason to keep what has had its time
+CREATE TABLE x (at date NOT NULL) PARTITION BY RANGE (at);
+SELECT count(*) FROM concertmaster.create_partition_set('x', '1 month', ahead => 0, start_at => date_trunc('month', now()) - interval '3 months');
+DO $$ BEGIN EXECUTE format('CREATE TABLE %I (at date)', 'x' || partition_retention.month(-1)); END $$;
+UPDATE concertmaster.partition_set SET ahead = 1, retention = '1 month' WHERE table_name = 'x';
+\set VERBOSITY sqlstate
+CALL concertmaster.roll_partitions('x');
+\set VERBOSITY default
+SELECT partitions, sqlstate, failures FROM concertmaster.partition_sets WHERE table_name = 'x';
 SELECT count(*) FROM concertmaster.partition_state;
 
 SELECT count(concertmaster.forget_partition_set(format('%I.%I', schema_name, table_name)::text)) FROM concertmaster.partition_sets WHERE schema_name = 'partition_retention';
 DROP SCHEMA partition_retention, partition_archive CASCADE;
 DROP ROLE regress_retention_owner;
+ALTER SYSTEM RESET concertmaster.enabled;
+SELECT pg_reload_conf();

@@ -1,6 +1,9 @@
 -- Many rows in a default partition: when it is split, and when it is not, with the reason
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS concertmaster;
+-- (nobody but the calls below shall roll the sets)
+ALTER SYSTEM SET concertmaster.enabled = off;
+SELECT pg_reload_conf();
 DROP SCHEMA IF EXISTS partition_split CASCADE;
 CREATE SCHEMA partition_split;
 SET search_path = partition_split;
@@ -105,3 +108,5 @@ SELECT to_regclass('t_log'), (SELECT count(*) FROM pg_trigger WHERE tgrelid = 'r
 RESET ROLE;
 DROP SCHEMA partition_split CASCADE;
 DROP ROLE regress_split_owner;
+ALTER SYSTEM RESET concertmaster.enabled;
+SELECT pg_reload_conf();

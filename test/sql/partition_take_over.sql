@@ -1,6 +1,9 @@
 -- create_partition_set() on what was made by hand: any name, any width, any kind of leaf; forget_partition_set()
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS concertmaster;
+-- (nobody but the calls below shall roll the sets)
+ALTER SYSTEM SET concertmaster.enabled = off;
+SELECT pg_reload_conf();
 DROP SCHEMA IF EXISTS partition_take_over, "Elsewhere ""x""", attic, regress_take_over_other CASCADE;
 CREATE EXTENSION IF NOT EXISTS file_fdw;
 CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
@@ -215,3 +218,5 @@ DROP SERVER files CASCADE;
 DROP EXTENSION file_fdw;
 DROP OWNED BY regress_take_over, regress_take_over_other;
 DROP ROLE regress_take_over, regress_take_over_other;
+ALTER SYSTEM RESET concertmaster.enabled;
+SELECT pg_reload_conf();

@@ -112,8 +112,8 @@ make_job($node, 'd', 'other', 'SELECT 1 AS a', '1h');
 poll_sql($node, 'd', "SELECT count(*) FROM concertmaster.job_runs WHERE name IN ('refresh public.held', 'refresh public.other') AND status = 'succeeded'", '2', 'both have run')
   if $node->safe_psql('d', 'SELECT concertmaster.resume_all()');
 my $holder = $node->background_psql('d');
-$node->safe_psql('d', 'ALTER MATERIALIZED VIEW held RENAME TO held2');
 $holder->query_safe("BEGIN; SELECT concertmaster.pause_job('refresh public.held')");
+$node->safe_psql('d', 'ALTER MATERIALIZED VIEW held RENAME TO held2');
 $holder->query_safe("UPDATE concertmaster.job_state SET next_run = now() WHERE job_id = (SELECT job_id FROM concertmaster.job WHERE name = 'refresh public.held')");
 $node->safe_psql('d', "SELECT concertmaster.request_job('refresh public.other')");
 poll_sql($node, 'd', "SELECT count(*) FROM concertmaster.job_runs WHERE name = 'refresh public.other' AND status = 'succeeded'", '2',
