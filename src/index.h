@@ -135,5 +135,6 @@ extern bool cm_index_validate_parent(CmIndexLook *look);
 
 /* in index_build.c: build what one row asks for */
 extern CmIndexResult cm_index_build(CmIndexRow *row);
+extern CmIndexResult cm_index_deferred(CmIndexRow *row, Oid relid, LOCKMODE mode);
 
 #endif							/* CM_INDEX_H */

@@ -62,8 +62,8 @@ static CmIndexResult build_tree(CmIndexRow *row, Oid relid,
 							  const char *index_name, Oid parent_index);
 
 /* Remember who was in the way, for the outcome. */
-static CmIndexResult
-deferred(CmIndexRow *row, Oid relid, LOCKMODE mode)
+CmIndexResult
+cm_index_deferred(CmIndexRow *row, Oid relid, LOCKMODE mode)
 {
 	int			pid = cm_lock_blocker(relid, mode);
 
@@ -171,9 +171,9 @@ build_locked_leaf(CmIndexRow *row, CmIndexLook *look)
 		/* Debris beside a valid index can wait, the index cannot. */
 		if (!cm_index_lock_table(look->relid))
 			return i == 0 && look->verdict == CM_INDEX_VALID ? CM_INDEX_DONE :
-				deferred(row, look->relid, ShareUpdateExclusiveLock);
+				cm_index_deferred(row, look->relid, ShareUpdateExclusiveLock);
 		if (!cm_index_look(look))
-			return deferred(row, look->relid, AccessShareLock);
+			return cm_index_deferred(row, look->relid, AccessShareLock);
 		if (look->debris != NIL)
 		{
 			cm_index_drop_leftover(look);
@@ -193,12 +193,12 @@ build_locked_leaf(CmIndexRow *row, CmIndexLook *look)
 				break;
 			case CM_INDEX_REPAIR:
 				if (!run_concurrently(look, psprintf("REINDEX INDEX CONCURRENTLY %s", look->found)))
-					return deferred(row, look->relid, ShareUpdateExclusiveLock);
+					return cm_index_deferred(row, look->relid, ShareUpdateExclusiveLock);
 				row->built = true;
 				break;
 			case CM_INDEX_MISSING:
 				if (!create_on_leaf(look, &tried_plain))
-					return deferred(row, look->relid, ShareUpdateExclusiveLock);
+					return cm_index_deferred(row, look->relid, ShareUpdateExclusiveLock);
 				row->built = true;
 				break;
 			case CM_INDEX_UNFINISHED:
@@ -222,7 +222,7 @@ build_leaf(CmIndexRow *row, CmIndexLook *look)
 
 	/* Most often there is nothing to do, which needs no lock to be seen. */
 	if (!cm_index_look(look))
-		return deferred(row, look->relid, AccessShareLock);
+		return cm_index_deferred(row, look->relid, AccessShareLock);
 	if (look->verdict == CM_INDEX_GONE)
 		return CM_INDEX_TABLE_GONE;
 	if (look->verdict == CM_INDEX_VALID && look->debris == NIL)
@@ -252,7 +252,7 @@ attach_index(CmIndexRow *row, Oid parent_index, Oid child_index)
 	cm_transaction_commit();
 	if (cm_statement_retry(sql, row->plan.owner))
 		return CM_INDEX_DONE;
-	return deferred(row, child_index, AccessExclusiveLock);
+	return cm_index_deferred(row, child_index, AccessExclusiveLock);
 }
 
 /* The partitions of a table, those being detached left out. */
@@ -337,7 +337,7 @@ build_parent(CmIndexRow *row, CmIndexLook *look)
 	for (int i = 0; i < MAX_LOOKS; i++)
 	{
 		if (!cm_index_look(look))
-			return deferred(row, look->relid, AccessShareLock);
+			return cm_index_deferred(row, look->relid, AccessShareLock);
 		switch (look->verdict)
 		{
 			case CM_INDEX_GONE:
@@ -352,12 +352,12 @@ build_parent(CmIndexRow *row, CmIndexLook *look)
 				if (!cm_statement_retry(cm_index_statement(look->plan, look->relation,
 														   look->index_name, "ONLY"),
 										look->owner))
-					return deferred(row, look->relid, ShareLock);
+					return cm_index_deferred(row, look->relid, ShareLock);
 				row->built = true;
 				break;
 			case CM_INDEX_LEFTOVER:
 				if (!cm_statement_retry(psprintf("DROP INDEX %s", look->found), look->owner))
-					return deferred(row, look->relid, AccessExclusiveLock);
+					return cm_index_deferred(row, look->relid, AccessExclusiveLock);
 				break;
 			case CM_INDEX_REPAIR:
 				elog(ERROR, "index %u of a partitioned table is not partitioned", look->index_oid);
@@ -378,13 +378,13 @@ static CmIndexResult
 finish_parent(CmIndexRow *row, CmIndexLook *look)
 {
 	if (!cm_index_look(look))
-		return deferred(row, look->relid, AccessShareLock);
+		return cm_index_deferred(row, look->relid, AccessShareLock);
 	if (look->verdict == CM_INDEX_UNFINISHED)
 	{
 		if (!cm_index_validate_parent(look))
-			return deferred(row, look->relid, ShareUpdateExclusiveLock);
+			return cm_index_deferred(row, look->relid, ShareUpdateExclusiveLock);
 		if (!cm_index_look(look))
-			return deferred(row, look->relid, AccessShareLock);
+			return cm_index_deferred(row, look->relid, AccessShareLock);
 	}
 	if (look->verdict == CM_INDEX_VALID)
 		return CM_INDEX_DONE;

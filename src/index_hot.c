@@ -364,29 +364,18 @@ drop_found(const ColdLook *look)
 	return false;
 }
 
-/* Put a drop off, and remember who was in the way. */
-static CmIndexResult
-put_off(CmIndexRow *row, Oid relid, LOCKMODE mode)
-{
-	int			pid = cm_lock_blocker(relid, mode);
-
-	if (pid != 0)
-		row->blocked_by = pid;
-	return CM_INDEX_DEFERRED;
-}
-
 /* Lock the leaf, look again, and drop what is found. */
 static CmIndexResult
 drop_locked(CmIndexRow *row, ColdLook *look)
 {
 	if (!cm_index_lock_table(look->relid))
-		return put_off(row, look->relid, ShareUpdateExclusiveLock);
+		return cm_index_deferred(row, look->relid, ShareUpdateExclusiveLock);
 	if (!look_again(look))
-		return put_off(row, look->relid, AccessShareLock);
+		return cm_index_deferred(row, look->relid, AccessShareLock);
 	if (look->verdict != COLD_DROP)
 		return CM_INDEX_DONE;
 	if (!drop_found(look))
-		return put_off(row, look->relid, ShareUpdateExclusiveLock);
+		return cm_index_deferred(row, look->relid, ShareUpdateExclusiveLock);
 	row->dropped_from++;
 	return CM_INDEX_DONE;
 }
@@ -404,7 +393,7 @@ cm_index_drop_cold(CmIndexRow *row, Oid relid)
 
 	/* Most often there is nothing to do, which needs no lock to be seen. */
 	if (!look_again(&look))
-		return put_off(row, relid, AccessShareLock);
+		return cm_index_deferred(row, relid, AccessShareLock);
 	if (look.verdict == COLD_KEPT)
 		row->kept_on++;
 	if (look.verdict != COLD_DROP)
