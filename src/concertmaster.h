@@ -115,12 +115,9 @@ extern void cm_transaction_begin(Oid userid);
 extern void cm_transaction_commit(void);
 extern void cm_transaction_abort(void);
 extern bool cm_statement_run(const char *sql, Oid userid, int deadline_ms);
-extern bool cm_statement_retry(const char *sql, Oid userid);
 extern bool cm_error_means_later(const ErrorData *edata, bool deadline_was_hit);
-extern void cm_retry_pause(int attempt);
 extern void cm_deadline_arm(int deadline_ms);
 extern bool cm_deadline_disarm(void);
-extern int	cm_lock_blocker(Oid relid, LOCKMODE mode);
 extern void cm_require_nonatomic(FunctionCallInfo fcinfo, const char *what);
 
 /* in lock_watch.c: who holds what a step will need */
@@ -134,9 +131,10 @@ extern int	cm_snapshots_holder(CmSnapshots *snapshots, bool ignore_waiting);
 /* in attempt.c: several statements that stand or fall together, a deadline */
 typedef void (*CmStep) (void *arg);
 extern bool cm_attempt_commit(CmStep step, void *arg, Oid userid, const List *wishes);
-extern bool cm_attempt_once(CmStep step, void *arg, Oid userid, const List *wishes);
+extern bool cm_attempt_once(CmStep step, void *arg, Oid userid, int deadline_ms);
 extern bool cm_attempt_here(CmStep step, void *arg, const List *wishes);
 extern bool cm_attempt_statement(const char *sql, Oid userid, const List *wishes);
+extern void cm_retry_pause(int attempt);
 extern void cm_lock_waits_limit(void);
 
 /* in saved_plan.c: queries that are planned once per session */

@@ -65,9 +65,9 @@ static CmIndexResult build_tree(CmIndexRow *row, Oid relid,
 CmIndexResult
 cm_index_deferred(CmIndexRow *row, Oid relid, LOCKMODE mode)
 {
-	int			pid = cm_lock_blocker(relid, mode);
+	int			pid = cm_lock_holder(cm_lock_wish(NIL, relid, mode));
 
-	if (pid != 0)
+	if (pid > 0)
 		row->blocked_by = pid;
 	return CM_INDEX_DEFERRED;
 }
@@ -250,7 +250,7 @@ attach_index(CmIndexRow *row, Oid parent_index, Oid child_index)
 	sql = psprintf("ALTER INDEX %s ATTACH PARTITION %s",
 				   cm_relation_quoted(parent_index), cm_relation_quoted(child_index));
 	cm_transaction_commit();
-	if (cm_statement_retry(sql, row->plan.owner))
+	if (cm_attempt_statement(sql, row->plan.owner, cm_lock_wish(NIL, child_index, AccessExclusiveLock)))
 		return CM_INDEX_DONE;
 	return cm_index_deferred(row, child_index, AccessExclusiveLock);
 }
@@ -349,14 +349,15 @@ build_parent(CmIndexRow *row, CmIndexLook *look)
 				throw_conflict(row, look);
 				break;
 			case CM_INDEX_MISSING:
-				if (!cm_statement_retry(cm_index_statement(look->plan, look->relation,
-														   look->index_name, "ONLY"),
-										look->owner))
+				if (!cm_attempt_statement(cm_index_statement(look->plan, look->relation,
+															 look->index_name, "ONLY"),
+										  look->owner, cm_lock_wish(NIL, look->relid, ShareLock)))
 					return cm_index_deferred(row, look->relid, ShareLock);
 				row->built = true;
 				break;
 			case CM_INDEX_LEFTOVER:
-				if (!cm_statement_retry(psprintf("DROP INDEX %s", look->found), look->owner))
+				if (!cm_attempt_statement(psprintf("DROP INDEX %s", look->found), look->owner,
+										  cm_lock_wish(NIL, look->relid, AccessExclusiveLock)))
 					return cm_index_deferred(row, look->relid, AccessExclusiveLock);
 				break;
 			case CM_INDEX_REPAIR:

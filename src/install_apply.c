@@ -380,6 +380,7 @@ static bool
 run_pending_step(AdoptRun *run, CmInstallStep *step)
 {
 	Oid			role;
+	List	   *wishes = OidIsValid(step->relid) ? cm_lock_wish(NIL, step->relid, step->mode) : NIL;
 	ListCell   *cell;
 
 	if (!step_role(run, step, &role))
@@ -395,13 +396,11 @@ run_pending_step(AdoptRun *run, CmInstallStep *step)
 	{
 		if (step->unhurried)
 			(void) cm_statement_run(lfirst(cell), role, 0);
-		else if (!cm_statement_retry(lfirst(cell), role))
+		else if (!cm_attempt_statement(lfirst(cell), role, wishes))
 		{
 			run->deferred++;
-			cm_transaction_begin(role);
-			if (run->blocked_by == 0 && OidIsValid(step->relid))
-				run->blocked_by = cm_lock_blocker(step->relid, step->mode);
-			cm_transaction_commit();
+			if (run->blocked_by == 0)
+				run->blocked_by = Max(cm_lock_holder(wishes), 0);
 			return false;
 		}
 	}

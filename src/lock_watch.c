@@ -10,7 +10,8 @@
  * looked at, twice, half a deadline apart: a transaction that is in the way
  * both times is there to stay, and the try is not made.  Holders that came
  * and went between the looks are the ordinary traffic, in whose gaps a try
- * finds its place.
+ * finds its place.  Nor does an autovacuum stay that the server cancels when
+ * somebody waits for it, which is what a try does.
  *
  * A wish is a lock that a step will ask for; the relation InvalidOid stands
  * for every snapshot that is as old as our own, for which DETACH ... FINALIZE
@@ -184,21 +185,6 @@ cm_snapshots_holder(CmSnapshots *snapshots, bool ignore_waiting)
 	return kept > 0 ? pid_of(noted->vxids[0]) : 0;
 }
 
-/*
- * The pid of a process that holds what a step would wait for, now; -1 if it is
- * a prepared transaction, 0 if nobody does.
- */
-int
-cm_lock_holder(const List *wishes)
-{
-	Holders		holders = look(wishes);
-	int			result = holders.count > 0 ? -1 : 0;
-
-	for (int i = 0; i < holders.count && result == -1; i++)
-		result = pid_of(holders.vxids[i]);
-	return result;
-}
-
 /* Half a deadline, however often the latch is set meanwhile. */
 static void
 pause_between_looks(void)
@@ -213,6 +199,17 @@ pause_between_looks(void)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+static int
+find_holder(const List *wishes)
+{
+	Holders		holders = look(wishes);
+	int			result = holders.count > 0 ? -1 : 0;
+
+	for (int i = 0; i < holders.count && result == -1; i++)
+		result = pid_of(holders.vxids[i]);
+	return result;
 }
 
 static int
@@ -236,6 +233,31 @@ find_stayer(const List *wishes)
 	return 0;
 }
 
+/* Looks are many, and the lock manager gives an array for each lock. */
+static int
+find_and_forget(int (*find) (const List *wishes), const List *wishes)
+{
+	MemoryContext looks = AllocSetContextCreate(CurrentMemoryContext, "concertmaster lock watch",
+												ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(looks);
+	int			result = find(wishes);
+
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(looks);
+	return result;
+}
+
+/*
+ * The pid of a process that holds what a step would wait for, now; -1 if it is
+ * a prepared transaction, 0 if nobody does.  For reports only: it may be gone
+ * when the caller looks.
+ */
+int
+cm_lock_holder(const List *wishes)
+{
+	return find_and_forget(find_holder, wishes);
+}
+
 /*
  * The pid of a process (-1: a prepared transaction) that is there to stay: it
  * is in the way of the wishes now and half a deadline later.  0 if nobody is.
@@ -244,13 +266,5 @@ find_stayer(const List *wishes)
 int
 cm_lock_stayer(const List *wishes)
 {
-	MemoryContext looks = AllocSetContextCreate(CurrentMemoryContext, "concertmaster lock watch",
-												ALLOCSET_SMALL_SIZES);
-	MemoryContext caller = MemoryContextSwitchTo(looks);
-	int			result = find_stayer(wishes);
-
-	/* Looks are many, and the lock manager gives an array for each lock. */
-	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(looks);
-	return result;
+	return find_and_forget(find_stayer, wishes);
 }

@@ -568,9 +568,10 @@ try_exchange(Work *work, const List *wishes)
 	CmSplit    *split = &work->split;
 	bool		done;
 
-	if (!cm_attempt_once(hold_writers, split, split->owner, wishes) || split->stale || split->behind)
+	if (cm_lock_stayer(wishes) != 0 || !cm_attempt_once(hold_writers, split, split->owner, cm_ddl_deadline) ||
+		split->stale || split->behind)
 		return false;
-	done = let_snapshots_pass() && cm_attempt_once(exchange, work, split->owner, NIL) &&
+	done = let_snapshots_pass() && cm_attempt_once(exchange, work, split->owner, cm_ddl_deadline) &&
 		!split->stale && !split->behind;
 	release_lock(split->rest);
 	release_lock(split->parent);
