@@ -185,6 +185,19 @@ cm_snapshots_holder(CmSnapshots *snapshots, bool ignore_waiting)
 	return kept > 0 ? pid_of(noted->vxids[0]) : 0;
 }
 
+/*
+ * Does the server cancel the holder when somebody has waited for it for
+ * deadlock_timeout?  Read without a lock, as by the server.
+ */
+static bool
+gives_way(VirtualTransactionId vxid)
+{
+	PGPROC	   *proc = cm_compat_vxid_proc(vxid);
+	uint8		flags = proc != NULL ? proc->statusFlags : 0;
+
+	return (flags & PROC_IS_AUTOVACUUM) && !(flags & PROC_VACUUM_FOR_WRAPAROUND);
+}
+
 /* Half a deadline, however often the latch is set meanwhile. */
 static void
 pause_between_looks(void)
@@ -226,7 +239,7 @@ find_stayer(const List *wishes)
 	{
 		for (int j = 0; j < second.count; j++)
 		{
-			if (VirtualTransactionIdEquals(first.vxids[i], second.vxids[j]))
+			if (VirtualTransactionIdEquals(first.vxids[i], second.vxids[j]) && !gives_way(second.vxids[j]))
 				return pid_of(first.vxids[i]);
 		}
 	}
