@@ -127,6 +127,9 @@ typedef enum CmSetColumn
 
 #define CM_SET_COLUMNS	(CM_SET_RETENTION_SCHEMA + 1)
 
+/* Beside ' ' and 'n' of SPI: a setting that is taken away. */
+#define CM_SET_CLEAR	'c'
+
 /* How a pass went, for partition_set_state. */
 typedef struct CmSetReport
 {
@@ -172,7 +175,6 @@ extern void cm_partition_leftover_drop(void *leftover);
 /* in partition_set.c: a set's rows in our catalog */
 extern bool cm_partition_settings(Oid parent, CmPartitionSettings *settings);
 extern void cm_partition_set_write(Oid parent, bool is_new, const Datum *columns, const char *nulls);
-extern void cm_partition_set_clear(Oid parent, CmSetColumn number);
 extern bool cm_partition_set_delete(const char *schema_name, const char *table_name);
 extern bool cm_partition_needs_pass(const char *schema_name, const char *table_name);
 extern void cm_partition_set_report(const CmJob *job, const CmSetReport *report);
