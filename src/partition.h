@@ -161,6 +161,7 @@ extern void cm_partition_leaf_drop(void *leaf);
 extern Oid	cm_partition_leaf_model(const CmLeaf *leaf);
 extern void cm_partition_leaf_identity(Oid relid, Oid model);
 extern char *cm_partition_attach_sql(const char *parent, const CmLeaf *leaf);
+extern char *cm_partition_bounds_sql(const List *existing, const CmAxis *axis, int64 from, int64 to);
 
 /* in partition_locks.c: which locks each step takes */
 extern List *cm_partition_partners(Oid parent);
@@ -206,6 +207,7 @@ extern CmLeafResult cm_partition_make(CmLeaf *leaf);
 
 /* in partition_default.c: beside a default partition */
 extern BlockNumber cm_partition_default_blocks(Oid rest);
+extern int	cm_partition_leaf_compare(const ListCell *a, const ListCell *b);
 extern CmLeafResult cm_partition_rebind(CmLeaf *leaf);
 extern bool cm_partition_prove(const CmPartitionWork *work);
 extern bool cm_partition_prove_no_more(const CmPartitionWork *work);

@@ -10,11 +10,10 @@
  * added NOT VALID (a moment), validated (a scan beside which others go on),
  * serves all of the pass's partitions, and is dropped (a moment), whatever
  * came of them.  It is not added while somebody is in the way of attaching.
- * While it
- * stands, a row for one of their ranges is refused; these are empty ranges,
- * most of them in the future.  If a row turned up meanwhile, validating fails,
- * and the next pass moves it.  A constraint that a crash leaves is removed by
- * the next pass over the set.
+ * While it stands, a row for one of their ranges is refused; these are empty
+ * ranges, most of them in the future.  If a row turned up meanwhile,
+ * validating fails, and the next pass moves it.  A constraint that a crash
+ * leaves is removed by the next pass over the set.
  *
  * Rebinding: all rows of the default partition lie between two neighbours.
  * A CHECK of that range is proved in the same way, an empty table is made to
@@ -152,8 +151,8 @@ outside_of(const CmPartitionWork *work, int64 from, int64 to)
 }
 
 /* list_sort comparator of leaves by bound. */
-static int
-compare_leaves(const ListCell *a, const ListCell *b)
+int
+cm_partition_leaf_compare(const ListCell *a, const ListCell *b)
 {
 	const CmLeaf *x = lfirst(a);
 	const CmLeaf *y = lfirst(b);
@@ -170,7 +169,7 @@ ranges_of(const List *leaves)
 	CmLeaf	   *range = NULL;
 	ListCell   *lc;
 
-	list_sort(sorted, compare_leaves);
+	list_sort(sorted, cm_partition_leaf_compare);
 	foreach(lc, sorted)
 	{
 		const CmLeaf *leaf = lfirst(lc);
@@ -326,10 +325,9 @@ rebind_step(void *arg)
 		cm_partition_execute(psprintf("ALTER TABLE %s DETACH PARTITION %s", parent, cm_relation_quoted(rebind->rest)));
 		cm_partition_execute(psprintf("ALTER TABLE %s RENAME TO %s", cm_relation_quoted(rebind->rest),
 									  quote_identifier(leaf->name)));
-		cm_partition_execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s.%s FOR VALUES FROM (%s) TO (%s)",
+		cm_partition_execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s.%s %s",
 									  parent, old_schema, quote_identifier(leaf->name),
-									  cm_partition_bound_sql(existing, &leaf->axis, leaf->from),
-									  cm_partition_bound_sql(existing, &leaf->axis, leaf->to)));
+									  cm_partition_bounds_sql(existing, &leaf->axis, leaf->from, leaf->to)));
 		cm_partition_execute(psprintf("ALTER TABLE %s.%s DROP CONSTRAINT " PROOF_NAME,
 									  old_schema, quote_identifier(leaf->name)));
 		cm_partition_execute(psprintf("ALTER TABLE %s RENAME TO %s", rebind->new_rest, rebind->rest_name));
