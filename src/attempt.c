@@ -17,7 +17,8 @@
  * (lock_watch.c; the caller says which locks these are), the try is not even
  * made: it would make others queue for nothing.
  *
- * Errors other than being put off are thrown on, after the abort.
+ * Errors other than being put off are thrown on, after the abort.  Where they
+ * shall not be, cm_subtransaction() undoes a step and gives its error back.
  *
  *-------------------------------------------------------------------------
  */
@@ -193,52 +194,65 @@ cm_lock_waits_limit(void)
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* One try in a subtransaction. */
-static bool
-try_here(CmStep step, void *arg)
+/*
+ * Run a step in a subtransaction, which is undone if the step fails.  Returns
+ * NULL or the error, and whether a deadline that the step had armed was hit.
+ */
+ErrorData *
+cm_subtransaction(CmStep step, void *arg, bool *deadline_was_hit)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *edata;
-	bool		fired;
 
+	*deadline_was_hit = false;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
-		int			nestlevel = NewGUCNestLevel();
-
-		shorten_deadlock_timeout();
-		cm_deadline_arm(cm_ddl_deadline);
 		step(arg);
-		(void) cm_deadline_disarm();
-		AtEOXact_GUC(false, nestlevel);
 		ReleaseCurrentSubTransaction();
 		edata = NULL;
-		fired = false;
 	}
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(caller);
 		edata = CopyErrorData();
 		FlushErrorState();
-		fired = cm_deadline_disarm();
+		*deadline_was_hit = cm_deadline_disarm();
 		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
+	return edata;
+}
+
+/* The step of trial_here(). */
+static void
+step_here(void *arg)
+{
+	const Trial *trial = arg;
+	int			nestlevel = NewGUCNestLevel();
+
+	shorten_deadlock_timeout();
+	cm_deadline_arm(cm_ddl_deadline);
+	trial->step(trial->arg);
+	(void) cm_deadline_disarm();
+	AtEOXact_GUC(false, nestlevel);
+}
+
+/* One try in a subtransaction. */
+static bool
+trial_here(const Trial *trial)
+{
+	bool		fired;
+	ErrorData  *edata = cm_subtransaction(step_here, unconstify(Trial *, trial), &fired);
 
 	if (edata == NULL)
 		return true;
 	judge_failure(edata, fired);
 	return false;
-}
-
-static bool
-trial_here(const Trial *trial)
-{
-	return try_here(trial->step, trial->arg);
 }
 
 /*

@@ -134,6 +134,7 @@ extern bool cm_attempt_commit(CmStep step, void *arg, Oid userid, const List *wi
 extern bool cm_attempt_once(CmStep step, void *arg, Oid userid, int deadline_ms);
 extern bool cm_attempt_here(CmStep step, void *arg, const List *wishes);
 extern bool cm_attempt_statement(const char *sql, Oid userid, const List *wishes);
+extern ErrorData *cm_subtransaction(CmStep step, void *arg, bool *deadline_was_hit);
 extern void cm_retry_pause(int attempt);
 extern void cm_lock_waits_limit(void);
 

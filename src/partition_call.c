@@ -17,7 +17,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
@@ -27,7 +26,6 @@
 #include "utils/datetime.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -386,6 +384,21 @@ find_targets(Oid parent, List **parents)
 	return targets;
 }
 
+/* What idle_step() is about. */
+typedef struct IdleQuestion
+{
+	Oid			parent;
+	bool		idle;
+} IdleQuestion;
+
+static void
+idle_step(void *arg)
+{
+	IdleQuestion *question = arg;
+
+	question->idle = cm_partition_is_idle(question->parent);
+}
+
 /*
  * Is there nothing to do for a set?  Found out in a subtransaction; if that
  * fails, its worker will find the same, and record it.
@@ -393,29 +406,13 @@ find_targets(Oid parent, List **parents)
 static bool
 is_idle(Oid parent)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool idle = false;
+	IdleQuestion question = {.parent = parent};
+	bool		deadline_was_hit;
+	ErrorData  *edata = cm_subtransaction(idle_step, &question, &deadline_was_hit);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		idle = cm_partition_is_idle(parent);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		if (geterrcode() == ERRCODE_QUERY_CANCELED)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	return idle;
+	if (edata != NULL && edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(edata);
+	return edata == NULL && question.idle;
 }
 
 /* Those of the sets where there is something to do. */
