@@ -93,7 +93,7 @@ static const char *const removal_queries[] = {
 	"       CASE WHEN r.fit THEN format('ALTER TABLE ONLY %s ALTER COLUMN %I SET DEFAULT %s',"
 	"                                   r.quoted, r.attname, r.new) END AS statement,"
 	"       r.relid, r.relispartition AND r.fit AS silent"
-	"  FROM (SELECT DISTINCT q.*, q.owned AND q.attgenerated = '' AND q.new !~ '\\mconcertmaster\\.' AS fit"
+	"  FROM (SELECT DISTINCT q.*, q.owned AND q.attgenerated = '' AND q.new !~ E'\\\\mconcertmaster\\\\.' AS fit"
 	"          FROM (SELECT c.oid AS relid, format('%I.%I', n.nspname, c.relname) AS quoted, t.attname, t.attgenerated,"
 	"                       c.relispartition, pg_get_userbyid(c.relowner) AS owner,"
 	"                       pg_has_role($1::name, c.relowner, 'USAGE') AS owned,"
