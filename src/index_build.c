@@ -110,10 +110,11 @@ run_concurrently(CmIndexLook *look, const char *sql)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ErrorData  *volatile edata = NULL;
+	volatile bool done = false;
 
 	PG_TRY();
 	{
-		(void) cm_statement_run(sql, look->owner, 0);
+		done = cm_statement_run(sql, look->owner, 0);
 	}
 	PG_CATCH();
 	{
@@ -123,15 +124,11 @@ run_concurrently(CmIndexLook *look, const char *sql)
 	}
 	PG_END_TRY();
 
-	if (edata == NULL)
+	if (done)
 		return true;
-	cm_index_sweep(look, edata->sqlerrcode == ERRCODE_QUERY_CANCELED);
-	if (edata->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
-		edata->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-	{
-		FreeErrorData(edata);
+	cm_index_sweep(look, edata != NULL && edata->sqlerrcode == ERRCODE_QUERY_CANCELED);
+	if (edata == NULL)
 		return false;
-	}
 	if (edata->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && edata->hint == NULL)
 		edata->hint = MemoryContextStrdup(edata->assoc_context,
 										  "Index a bounded part of the value, for instance left(column, 200),"

@@ -375,6 +375,16 @@ step_is_doubtful(CmInstallStep *step, Oid role)
 	return found;
 }
 
+/* Count a step that was put off, and who was in the way.  Returns false. */
+static bool
+put_off(AdoptRun *run, const List *wishes)
+{
+	run->deferred++;
+	if (run->blocked_by == 0)
+		run->blocked_by = Max(cm_lock_holder(wishes), 0);
+	return false;
+}
+
 /* Do one pending step.  Returns false if it was put off or must not be done. */
 static bool
 run_pending_step(AdoptRun *run, CmInstallStep *step)
@@ -394,20 +404,14 @@ run_pending_step(AdoptRun *run, CmInstallStep *step)
 	}
 	foreach(cell, step->statements)
 	{
-		if (step->unhurried)
-			(void) cm_statement_run(lfirst(cell), role, 0);
-		else if (!cm_attempt_statement(lfirst(cell), role, wishes))
-		{
-			run->deferred++;
-			if (run->blocked_by == 0)
-				run->blocked_by = Max(cm_lock_holder(wishes), 0);
-			return false;
-		}
+		if (step->unhurried ? !cm_statement_run(lfirst(cell), role, 0) :
+			!cm_attempt_statement(lfirst(cell), role, wishes))
+			return put_off(run, wishes);
 	}
 
 	/* Nobody who reads or writes waits for the lock of a validation. */
-	if (step->validate != NULL)
-		(void) cm_statement_run(step->validate, role, 0);
+	if (step->validate != NULL && !cm_statement_run(step->validate, role, 0))
+		return put_off(run, wishes);
 	run->done++;
 	return true;
 }

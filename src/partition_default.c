@@ -102,7 +102,7 @@ static bool
 add_proof(Oid rest, Oid owner, const char *relation, const char *condition, List *wishes)
 {
 	MemoryContext context = CurrentMemoryContext;
-	volatile bool holds = true;
+	volatile bool holds = false;
 
 	if (!drop_proof(rest, owner) ||
 		!cm_attempt_statement(psprintf("ALTER TABLE %s ADD CONSTRAINT " PROOF_NAME " CHECK (%s) NOT VALID",
@@ -112,7 +112,7 @@ add_proof(Oid rest, Oid owner, const char *relation, const char *condition, List
 	PG_TRY();
 	{
 		/* Nobody queues behind this lock but VACUUM and other DDL. */
-		(void) cm_statement_run(psprintf("ALTER TABLE %s VALIDATE CONSTRAINT " PROOF_NAME, relation), owner, 0);
+		holds = cm_statement_run(psprintf("ALTER TABLE %s VALIDATE CONSTRAINT " PROOF_NAME, relation), owner, 0);
 	}
 	PG_CATCH();
 	{
@@ -120,7 +120,6 @@ add_proof(Oid rest, Oid owner, const char *relation, const char *condition, List
 		if (geterrcode() != ERRCODE_CHECK_VIOLATION)
 			PG_RE_THROW();
 		FlushErrorState();
-		holds = false;
 	}
 	PG_END_TRY();
 	if (!holds)

@@ -328,7 +328,7 @@ cm_statement_run(const char *sql, Oid userid, int deadline_ms)
 
 	if (edata == NULL)
 		return true;
-	if (deadline_ms > 0 && cm_error_means_later(edata, fired))
+	if (cm_error_means_later(edata, fired))
 	{
 		FreeErrorData(edata);
 		return false;
