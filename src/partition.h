@@ -134,7 +134,7 @@ typedef enum CmSetColumn
 typedef struct CmSetReport
 {
 	const char *deferred;		/* the step that was put off, or NULL */
-	int			blocked_by;		/* pid, 0 or -1 if there is none */
+	int			blocked_by;		/* pid; 0: nobody, -1: a prepared transaction */
 	bool		has_newest_value;
 	int64		newest_value;
 	bool		has_default;

@@ -499,7 +499,7 @@ exchange(void *arg)
 	cm_scope_leave(&scope);
 }
 
-/* Keep a lock that this transaction has, until release_writers() or an abort. */
+/* Keep a lock that this transaction has, until release_lock() or an abort. */
 static void
 keep_lock(Oid relid)
 {
