@@ -219,10 +219,15 @@ $holder->{stdin} .= "CALL s.hold();\n";
 $holder->{run}->pump_nb;
 $node->safe_psql('d', q{SELECT count(*) FROM concertmaster.create_partition_set('s.t', '1 month', ahead => 0)});
 is($node->safe_psql('d', $plan), 'split', 'the plan says so');
+# No run comes before we have looked.
+$node->safe_psql('d', 'ALTER SYSTEM SET concertmaster.enabled = off');
+$node->reload;
 kill_worker('%copying%');
 eval { $holder->quit };
 is($node->safe_psql('d', q{SELECT count(*) FROM pg_trigger WHERE tgname = 'concertmaster_split'}), '1', 'a trigger was left');
 write_both(1);
+$node->safe_psql('d', 'ALTER SYSTEM RESET concertmaster.enabled');
+$node->reload;
 
 # (while waiting for an old snapshot, with changes to follow)
 $holder = $node->background_psql('d');
