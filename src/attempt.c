@@ -29,7 +29,6 @@
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "utils/guc.h"
-#include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/wait_event.h"
 

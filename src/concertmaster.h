@@ -144,6 +144,7 @@ extern int	cm_query(const char *sql, int nargs, Oid *types, Datum *values, const
 /* in relation.c: names, owners, who we act as */
 extern void cm_catalog_enter(CmScope *scope);
 extern void cm_owner_enter(CmScope *scope, Oid userid, bool restricted);
+extern void cm_scope_connect(CmScope *scope);
 extern void cm_scope_leave(CmScope *scope);
 extern Oid	cm_extension_owner(void);
 extern char *cm_extension_version(Oid *extension_oid);

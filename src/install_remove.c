@@ -276,11 +276,9 @@ run_as(const char *sql, Oid userid)
 	CmScope		scope;
 
 	cm_owner_enter(&scope, userid, false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	cm_scope_connect(&scope);
 	if (SPI_execute(sql, false, 0) < 0)
 		elog(ERROR, "statement failed: %s", sql);
-	SPI_finish();
 	cm_scope_leave(&scope);
 }
 
@@ -398,9 +396,7 @@ describe_work(int pid, Oid userid)
 
 	/* As the caller, who sees there what is the caller's to see. */
 	cm_owner_enter(&scope, userid, false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	scope.spi = true;
+	cm_scope_connect(&scope);
 	if (SPI_execute(psprintf("SELECT format('\"%%s\"', name) || coalesce(': ' || nullif(activity, ''), '') AS work"
 							 "  FROM concertmaster.progress_jobs WHERE pid = %d", pid), true, 1) < 0)
 		elog(ERROR, "query failed");

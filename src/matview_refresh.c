@@ -24,7 +24,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -82,9 +81,7 @@ run_refresh(Oid relid, Oid owner, bool concurrently)
 	int			code;
 
 	cm_owner_enter(&scope, owner, false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	scope.spi = true;
+	cm_scope_connect(&scope);
 	code = SPI_execute(sql, false, 0);
 	if (code < 0)
 		elog(ERROR, "SPI_execute failed: %s: %s", SPI_result_code_string(code), sql);

@@ -66,9 +66,7 @@ cm_partition_enter(CmScope *scope, Oid owner)
 {
 	cm_owner_enter(scope, owner, false);
 	cm_partition_see_all_rows();
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	scope->spi = true;
+	cm_scope_connect(scope);
 }
 
 /*

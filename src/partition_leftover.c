@@ -125,9 +125,7 @@ cm_partition_leftover_drop(void *arg)
 		return;
 
 	cm_owner_enter(&scope, leftover->owner, false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	scope.spi = true;
+	cm_scope_connect(&scope);
 	if (!leftover->is_copy)
 		SPI_execute(psprintf("SELECT FROM ONLY %s", cm_relation_quoted(leftover->relid)), false, 1);
 	if (leftover->is_copy || SPI_processed == 0)

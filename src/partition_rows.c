@@ -35,7 +35,6 @@
 #include "storage/bufmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
@@ -53,9 +52,7 @@ enter(CmScope *scope, Oid parent)
 	cm_owner_enter(scope, cm_relation_owner(parent), true);
 	cm_lock_waits_limit();
 	cm_partition_see_all_rows();
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	scope->spi = true;
+	cm_scope_connect(scope);
 }
 
 static void

@@ -54,7 +54,6 @@
 #include "postgres.h"
 
 #include "access/relation.h"
-#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "commands/comment.h"
 #include "commands/trigger.h"
