@@ -100,24 +100,10 @@ start_bench_server() {
     [ "$retires" = yes ] || echo 'this build of concertmaster retires nothing: its rows only add partitions'
 }
 
-# The strategy's own function, word for word.
+# The strategy's own function, out of its schema.
 make_strategy() {
-    ask <<'SQL'
-CREATE OR REPLACE FUNCTION create_monthly_partition(table_name TEXT, start_date DATE)
-RETURNS VOID AS $$
-DECLARE
-    partition_name TEXT;
-    end_date DATE;
-BEGIN
-    partition_name := table_name || '_' || to_char(start_date, 'YYYY_MM');
-    end_date := start_date + INTERVAL '1 month';
-    
-    EXECUTE format('CREATE TABLE %I PARTITION OF %I 
-                   FOR VALUES FROM (%L) TO (%L)',
-                   partition_name, table_name, start_date, end_date);
-END;
-$$ LANGUAGE plpgsql;
-SQL
+    sed -n '/^CREATE OR REPLACE FUNCTION create_monthly_partition/,/LANGUAGE plpgsql;$/p' \
+        "$TREE/test/fixtures/strategy_schema.sql" | ask
 }
 
 table_sql() { # name

@@ -168,7 +168,7 @@ $view$SELECT fr.form_schema_id,
   JOIN {schema}.form_schemas fs ON fs.id = fr.form_schema_id
  WHERE fr.submitted_at >= {start}
  GROUP BY fr.form_schema_id, fs.name, {day}$view$,
-    '{seconds}', $part$CASE WHEN fr.data ->> 'completion_time' ~ '^\s*[-+]?0*[0-9]{1,10}\s*$' THEN
+    '{seconds}', $part$CASE WHEN fr.data ->> 'completion_time' ~ '^[[:space:]]*[-+]?0*[0-9]{1,10}[[:space:]]*$' THEN
            CASE WHEN (fr.data ->> 'completion_time')::bigint BETWEEN -2147483648 AND 2147483647
                 THEN (fr.data ->> 'completion_time')::bigint END END$part$),
     '{day}', CASE WHEN with_time_zone THEN '(fr.submitted_at AT TIME ZONE ''UTC'')::date'

@@ -17,17 +17,20 @@
  * (lock_watch.c; the caller says which locks these are), the try is not even
  * made: it would make others queue for nothing.
  *
- * Errors other than being put off are thrown on, after the abort.
+ * Errors other than being put off are thrown on, after the abort.  Where they
+ * shall not be, cm_subtransaction() undoes a step and gives its error back.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "common/pg_prng.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "utils/guc.h"
-#include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/wait_event.h"
 
 #include "compat.h"
 #include "concertmaster.h"
@@ -44,18 +47,24 @@ judge_failure(ErrorData *edata, bool deadline_was_hit)
 	FreeErrorData(edata);
 }
 
-/* One try in a transaction of its own. */
-static bool
-try_commit(CmStep step, void *arg, Oid userid)
+/*
+ * Run a step once, in a transaction of its own as userid.  Returns false if it
+ * was put off.  For those with another deadline than the settings' (in
+ * milliseconds), or with something to do between two tries.  The caller is in
+ * no transaction, before and after.
+ */
+bool
+cm_attempt_once(CmStep step, void *arg, Oid userid, int deadline_ms)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ErrorData  *edata;
 	bool		fired;
 
+	Assert(!IsTransactionState());
 	PG_TRY();
 	{
 		cm_transaction_begin(userid);
-		cm_deadline_arm(cm_ddl_deadline);
+		cm_deadline_arm(deadline_ms);
 		step(arg);
 		/* The commit waits for no lock. */
 		(void) cm_deadline_disarm();
@@ -77,6 +86,22 @@ try_commit(CmStep step, void *arg, Oid userid)
 		return true;
 	judge_failure(edata, fired);
 	return false;
+}
+
+/*
+ * The pause after a try that was put off: jittered, growing from one deadline
+ * to a second.  The caller holds no lock that others could wait for.
+ */
+void
+cm_retry_pause(int attempt)
+{
+	double		pause = Min(1000.0, cm_ddl_deadline * (1.0 + attempt / 2.0));
+
+	pause *= 0.75 + 0.5 * pg_prng_double(&pg_global_prng_state);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 (long) pause, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
 }
 
 /* What is tried, and how. */
@@ -106,7 +131,7 @@ keep_trying(const Trial *trial, const List *wishes)
 static bool
 trial_commit(const Trial *trial)
 {
-	return try_commit(trial->step, trial->arg, trial->userid);
+	return cm_attempt_once(trial->step, trial->arg, trial->userid, cm_ddl_deadline);
 }
 
 /*
@@ -122,13 +147,6 @@ cm_attempt_commit(CmStep step, void *arg, Oid userid, const List *wishes)
 
 	Assert(!IsTransactionState());
 	return keep_trying(&trial, wishes);
-}
-
-/* The same, tried once: for callers with something to do between two tries. */
-bool
-cm_attempt_once(CmStep step, void *arg, Oid userid, const List *wishes)
-{
-	return cm_lock_stayer(wishes) == 0 && try_commit(step, arg, userid);
 }
 
 static bool
@@ -175,52 +193,65 @@ cm_lock_waits_limit(void)
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* One try in a subtransaction. */
-static bool
-try_here(CmStep step, void *arg)
+/*
+ * Run a step in a subtransaction, which is undone if the step fails.  Returns
+ * NULL or the error, and whether a deadline that the step had armed was hit.
+ */
+ErrorData *
+cm_subtransaction(CmStep step, void *arg, bool *deadline_was_hit)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *edata;
-	bool		fired;
 
+	*deadline_was_hit = false;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
-		int			nestlevel = NewGUCNestLevel();
-
-		shorten_deadlock_timeout();
-		cm_deadline_arm(cm_ddl_deadline);
 		step(arg);
-		(void) cm_deadline_disarm();
-		AtEOXact_GUC(false, nestlevel);
 		ReleaseCurrentSubTransaction();
 		edata = NULL;
-		fired = false;
 	}
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(caller);
 		edata = CopyErrorData();
 		FlushErrorState();
-		fired = cm_deadline_disarm();
+		*deadline_was_hit = cm_deadline_disarm();
 		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
+	return edata;
+}
+
+/* The step of trial_here(). */
+static void
+step_here(void *arg)
+{
+	const Trial *trial = arg;
+	int			nestlevel = NewGUCNestLevel();
+
+	shorten_deadlock_timeout();
+	cm_deadline_arm(cm_ddl_deadline);
+	trial->step(trial->arg);
+	(void) cm_deadline_disarm();
+	AtEOXact_GUC(false, nestlevel);
+}
+
+/* One try in a subtransaction. */
+static bool
+trial_here(const Trial *trial)
+{
+	bool		fired;
+	ErrorData  *edata = cm_subtransaction(step_here, unconstify(Trial *, trial), &fired);
 
 	if (edata == NULL)
 		return true;
 	judge_failure(edata, fired);
 	return false;
-}
-
-static bool
-trial_here(const Trial *trial)
-{
-	return try_here(trial->step, trial->arg);
 }
 
 /*

@@ -115,12 +115,9 @@ extern void cm_transaction_begin(Oid userid);
 extern void cm_transaction_commit(void);
 extern void cm_transaction_abort(void);
 extern bool cm_statement_run(const char *sql, Oid userid, int deadline_ms);
-extern bool cm_statement_retry(const char *sql, Oid userid);
 extern bool cm_error_means_later(const ErrorData *edata, bool deadline_was_hit);
-extern void cm_retry_pause(int attempt);
 extern void cm_deadline_arm(int deadline_ms);
 extern bool cm_deadline_disarm(void);
-extern int	cm_lock_blocker(Oid relid, LOCKMODE mode);
 extern void cm_require_nonatomic(FunctionCallInfo fcinfo, const char *what);
 
 /* in lock_watch.c: who holds what a step will need */
@@ -134,9 +131,11 @@ extern int	cm_snapshots_holder(CmSnapshots *snapshots, bool ignore_waiting);
 /* in attempt.c: several statements that stand or fall together, a deadline */
 typedef void (*CmStep) (void *arg);
 extern bool cm_attempt_commit(CmStep step, void *arg, Oid userid, const List *wishes);
-extern bool cm_attempt_once(CmStep step, void *arg, Oid userid, const List *wishes);
+extern bool cm_attempt_once(CmStep step, void *arg, Oid userid, int deadline_ms);
 extern bool cm_attempt_here(CmStep step, void *arg, const List *wishes);
 extern bool cm_attempt_statement(const char *sql, Oid userid, const List *wishes);
+extern ErrorData *cm_subtransaction(CmStep step, void *arg, bool *deadline_was_hit);
+extern void cm_retry_pause(int attempt);
 extern void cm_lock_waits_limit(void);
 
 /* in saved_plan.c: queries that are planned once per session */
@@ -145,6 +144,7 @@ extern int	cm_query(const char *sql, int nargs, Oid *types, Datum *values, const
 /* in relation.c: names, owners, who we act as */
 extern void cm_catalog_enter(CmScope *scope);
 extern void cm_owner_enter(CmScope *scope, Oid userid, bool restricted);
+extern void cm_scope_connect(CmScope *scope);
 extern void cm_scope_leave(CmScope *scope);
 extern Oid	cm_extension_owner(void);
 extern char *cm_extension_version(Oid *extension_oid);

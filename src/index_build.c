@@ -37,13 +37,11 @@
 #include "postgres.h"
 
 #include "catalog/index.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
 #include "utils/snapmgr.h"
@@ -65,9 +63,9 @@ static CmIndexResult build_tree(CmIndexRow *row, Oid relid,
 CmIndexResult
 cm_index_deferred(CmIndexRow *row, Oid relid, LOCKMODE mode)
 {
-	int			pid = cm_lock_blocker(relid, mode);
+	int			pid = cm_lock_holder(cm_lock_wish(NIL, relid, mode));
 
-	if (pid != 0)
+	if (pid > 0)
 		row->blocked_by = pid;
 	return CM_INDEX_DEFERRED;
 }
@@ -110,10 +108,11 @@ run_concurrently(CmIndexLook *look, const char *sql)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ErrorData  *volatile edata = NULL;
+	volatile bool done = false;
 
 	PG_TRY();
 	{
-		(void) cm_statement_run(sql, look->owner, 0);
+		done = cm_statement_run(sql, look->owner, 0);
 	}
 	PG_CATCH();
 	{
@@ -123,15 +122,11 @@ run_concurrently(CmIndexLook *look, const char *sql)
 	}
 	PG_END_TRY();
 
-	if (edata == NULL)
+	if (done)
 		return true;
-	cm_index_sweep(look, edata->sqlerrcode == ERRCODE_QUERY_CANCELED);
-	if (edata->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
-		edata->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-	{
-		FreeErrorData(edata);
+	cm_index_sweep(look, edata != NULL && edata->sqlerrcode == ERRCODE_QUERY_CANCELED);
+	if (edata == NULL)
 		return false;
-	}
 	if (edata->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && edata->hint == NULL)
 		edata->hint = MemoryContextStrdup(edata->assoc_context,
 										  "Index a bounded part of the value, for instance left(column, 200),"
@@ -250,7 +245,7 @@ attach_index(CmIndexRow *row, Oid parent_index, Oid child_index)
 	sql = psprintf("ALTER INDEX %s ATTACH PARTITION %s",
 				   cm_relation_quoted(parent_index), cm_relation_quoted(child_index));
 	cm_transaction_commit();
-	if (cm_statement_retry(sql, row->plan.owner))
+	if (cm_attempt_statement(sql, row->plan.owner, cm_lock_wish(NIL, child_index, AccessExclusiveLock)))
 		return CM_INDEX_DONE;
 	return cm_index_deferred(row, child_index, AccessExclusiveLock);
 }
@@ -349,14 +344,15 @@ build_parent(CmIndexRow *row, CmIndexLook *look)
 				throw_conflict(row, look);
 				break;
 			case CM_INDEX_MISSING:
-				if (!cm_statement_retry(cm_index_statement(look->plan, look->relation,
-														   look->index_name, "ONLY"),
-										look->owner))
+				if (!cm_attempt_statement(cm_index_statement(look->plan, look->relation,
+															 look->index_name, "ONLY"),
+										  look->owner, cm_lock_wish(NIL, look->relid, ShareLock)))
 					return cm_index_deferred(row, look->relid, ShareLock);
 				row->built = true;
 				break;
 			case CM_INDEX_LEFTOVER:
-				if (!cm_statement_retry(psprintf("DROP INDEX %s", look->found), look->owner))
+				if (!cm_attempt_statement(psprintf("DROP INDEX %s", look->found), look->owner,
+										  cm_lock_wish(NIL, look->relid, AccessExclusiveLock)))
 					return cm_index_deferred(row, look->relid, AccessExclusiveLock);
 				break;
 			case CM_INDEX_REPAIR:

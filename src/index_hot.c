@@ -337,33 +337,6 @@ look_again(ColdLook *look)
 	return cm_attempt_commit(look_step, look, GetSessionUserId(), NIL);
 }
 
-/* Drop the index that a look found.  False if a deadlock chose the drop. */
-static bool
-drop_found(const ColdLook *look)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ErrorData  *volatile edata = NULL;
-
-	PG_TRY();
-	{
-		(void) cm_statement_run(psprintf("DROP INDEX CONCURRENTLY %s", look->index), look->owner, 0);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-
-	if (edata == NULL)
-		return true;
-	if (!cm_error_means_later(edata, false))
-		ReThrowError(edata);
-	FreeErrorData(edata);
-	return false;
-}
-
 /* Lock the leaf, look again, and drop what is found. */
 static CmIndexResult
 drop_locked(CmIndexRow *row, ColdLook *look)
@@ -374,7 +347,7 @@ drop_locked(CmIndexRow *row, ColdLook *look)
 		return cm_index_deferred(row, look->relid, AccessShareLock);
 	if (look->verdict != COLD_DROP)
 		return CM_INDEX_DONE;
-	if (!drop_found(look))
+	if (!cm_statement_run(psprintf("DROP INDEX CONCURRENTLY %s", look->index), look->owner, 0))
 		return cm_index_deferred(row, look->relid, ShareUpdateExclusiveLock);
 	row->dropped_from++;
 	return CM_INDEX_DONE;

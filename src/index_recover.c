@@ -39,7 +39,6 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
-#include "access/xact.h"
 #include "catalog/index.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
@@ -53,7 +52,6 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
@@ -66,45 +64,6 @@
 
 /* How long removing a leftover may wait right after a failure, in ms. */
 #define SWEEP_DEADLINE	5000
-
-/* Run one step in a transaction of its own; false if its deadline passed. */
-static bool
-run_step(void (*step) (void *), void *arg, int deadline_ms)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ErrorData  *volatile edata = NULL;
-	volatile bool fired = false;
-
-	PG_TRY();
-	{
-		cm_deadline_arm(deadline_ms);
-		cm_transaction_begin(GetSessionUserId());
-		step(arg);
-		cm_transaction_commit();
-		fired = cm_deadline_disarm();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		fired = cm_deadline_disarm();
-	}
-	PG_END_TRY();
-
-	if (edata == NULL)
-		return true;
-	cm_transaction_abort();
-	MemoryContextSwitchTo(context);
-	if ((edata->sqlerrcode == ERRCODE_QUERY_CANCELED && fired) ||
-		edata->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
-		edata->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-	{
-		FreeErrorData(edata);
-		return false;
-	}
-	ReThrowError(edata);
-}
 
 /* How much an index of the planned shape tells; the highest rank wins. */
 typedef enum MatchRank
@@ -291,7 +250,7 @@ look_step(void *arg)
 bool
 cm_index_look(CmIndexLook *look)
 {
-	return run_step(look_step, look, LOOK_DEADLINE);
+	return cm_attempt_once(look_step, look, GetSessionUserId(), LOOK_DEADLINE);
 }
 
 /* The step of cm_index_lock_table(): take the lock, then keep it. */
@@ -323,16 +282,7 @@ have_table_locked(Oid relid)
 bool
 cm_index_lock_table(Oid relid)
 {
-	if (have_table_locked(relid))
-		return true;
-	for (int attempt = 1;; attempt++)
-	{
-		if (run_step(lock_step, &relid, cm_ddl_deadline))
-			return true;
-		if (attempt >= cm_ddl_attempts)
-			return false;
-		cm_retry_pause(attempt);
-	}
+	return have_table_locked(relid) || cm_attempt_commit(lock_step, &relid, GetSessionUserId(), NIL);
 }
 
 /* The way back from cm_index_lock_table(), if we have the lock still. */
@@ -395,7 +345,8 @@ cm_index_sweep(CmIndexLook *look, bool hurry)
 
 	PG_TRY();
 	{
-		bool		locked = hurry ? run_step(lock_step, &look->relid, cm_ddl_deadline) :
+		bool		locked = hurry ?
+			cm_attempt_once(lock_step, &look->relid, GetSessionUserId(), cm_ddl_deadline) :
 			cm_index_lock_table(look->relid);
 
 		if (locked && cm_index_look(look))

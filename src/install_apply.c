@@ -26,7 +26,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
@@ -37,7 +36,6 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "compat.h"
@@ -375,11 +373,22 @@ step_is_doubtful(CmInstallStep *step, Oid role)
 	return found;
 }
 
+/* Count a step that was put off, and who was in the way.  Returns false. */
+static bool
+put_off(AdoptRun *run, const List *wishes)
+{
+	run->deferred++;
+	if (run->blocked_by == 0)
+		run->blocked_by = Max(cm_lock_holder(wishes), 0);
+	return false;
+}
+
 /* Do one pending step.  Returns false if it was put off or must not be done. */
 static bool
 run_pending_step(AdoptRun *run, CmInstallStep *step)
 {
 	Oid			role;
+	List	   *wishes = OidIsValid(step->relid) ? cm_lock_wish(NIL, step->relid, step->mode) : NIL;
 	ListCell   *cell;
 
 	if (!step_role(run, step, &role))
@@ -393,22 +402,14 @@ run_pending_step(AdoptRun *run, CmInstallStep *step)
 	}
 	foreach(cell, step->statements)
 	{
-		if (step->unhurried)
-			(void) cm_statement_run(lfirst(cell), role, 0);
-		else if (!cm_statement_retry(lfirst(cell), role))
-		{
-			run->deferred++;
-			cm_transaction_begin(role);
-			if (run->blocked_by == 0 && OidIsValid(step->relid))
-				run->blocked_by = cm_lock_blocker(step->relid, step->mode);
-			cm_transaction_commit();
-			return false;
-		}
+		if (step->unhurried ? !cm_statement_run(lfirst(cell), role, 0) :
+			!cm_attempt_statement(lfirst(cell), role, wishes))
+			return put_off(run, wishes);
 	}
 
 	/* Nobody who reads or writes waits for the lock of a validation. */
-	if (step->validate != NULL)
-		(void) cm_statement_run(step->validate, role, 0);
+	if (step->validate != NULL && !cm_statement_run(step->validate, role, 0))
+		return put_off(run, wishes);
 	run->done++;
 	return true;
 }

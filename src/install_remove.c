@@ -8,8 +8,9 @@
  * defaults become core functions, triggers are dropped; then sets, managed
  * views, jobs and plans are forgotten through their own doors or by deleting
  * their rows.  A table is altered as its owner: a default that is read anew can
- * call that role's functions.  What the caller does not own, and what cannot be handed back
- * (a view that calls a function of ours, say), is reported as remaining.
+ * call that role's functions.  What the caller does not own, and what cannot
+ * be handed back (a view that calls a function of ours, say), is reported as
+ * remaining.
  *
  * Locks: AccessExclusiveLock on every table that is altered, and on every
  * partition of one.  They are taken together, in a subtransaction and under
@@ -20,6 +21,11 @@
  * is not to be had in a deadline, that undoes the try as well.  They are held
  * until the caller's commit.
  *
+ * Between two tries the caller's transaction is open still, and a worker's
+ * CREATE INDEX CONCURRENTLY that waits for it never gives its table back, or
+ * is a deadlock, which also counts as a try.  Such a worker is not cancelled,
+ * because nobody would remove what it leaves: the error names it.
+ *
  * After an error the caller's transaction undoes everything.
  *
  * What it does not do: drop a table, row, index, view or partition.
@@ -28,22 +34,16 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
-#include "common/pg_prng.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/resowner.h"
-#include "utils/wait_event.h"
 
 #include "concertmaster.h"
 #include "install.h"
@@ -93,7 +93,7 @@ static const char *const removal_queries[] = {
 	"       CASE WHEN r.fit THEN format('ALTER TABLE ONLY %s ALTER COLUMN %I SET DEFAULT %s',"
 	"                                   r.quoted, r.attname, r.new) END AS statement,"
 	"       r.relid, r.relispartition AND r.fit AS silent"
-	"  FROM (SELECT DISTINCT q.*, q.owned AND q.attgenerated = '' AND q.new !~ '\\mconcertmaster\\.' AS fit"
+	"  FROM (SELECT DISTINCT q.*, q.owned AND q.attgenerated = '' AND q.new !~ E'\\\\mconcertmaster\\\\.' AS fit"
 	"          FROM (SELECT c.oid AS relid, format('%I.%I', n.nspname, c.relname) AS quoted, t.attname, t.attgenerated,"
 	"                       c.relispartition, pg_get_userbyid(c.relowner) AS owner,"
 	"                       pg_has_role($1::name, c.relowner, 'USAGE') AS owned,"
@@ -276,40 +276,43 @@ run_as(const char *sql, Oid userid)
 	CmScope		scope;
 
 	cm_owner_enter(&scope, userid, false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	cm_scope_connect(&scope);
 	if (SPI_execute(sql, false, 0) < 0)
 		elog(ERROR, "statement failed: %s", sql);
-	SPI_finish();
 	cm_scope_leave(&scope);
 }
 
 /*
- * Take every lock that the removals need, under the deadline.  A trigger of a
- * partitioned table goes from its partitions too.
+ * The tables that a removal has to lock.  A trigger of a partitioned table goes
+ * from its partitions too.  mode: of the lock that is taken, or NoLock.
  */
+static List *
+tables_of(const Removal *removal, LOCKMODE mode)
+{
+	if (!OidIsValid(removal->relid) || removal->statement == NULL)
+		return NIL;
+	if (mode != NoLock)
+		LockRelationOid(removal->relid, mode);
+	if (get_rel_relkind(removal->relid) == RELKIND_PARTITIONED_TABLE)
+		return find_all_inheritors(removal->relid, mode, NULL);
+	return list_make1_oid(removal->relid);
+}
+
+/* Take every lock that the removals need, under the deadline. */
 static void
-lock_tables(List *removals)
+lock_tables(const List *removals)
 {
 	ListCell   *cell;
 
 	cm_deadline_arm(cm_ddl_deadline);
 	foreach(cell, removals)
-	{
-		Removal    *removal = lfirst(cell);
-
-		if (!OidIsValid(removal->relid) || removal->statement == NULL)
-			continue;
-		LockRelationOid(removal->relid, AccessExclusiveLock);
-		if (get_rel_relkind(removal->relid) == RELKIND_PARTITIONED_TABLE)
-			(void) find_all_inheritors(removal->relid, AccessExclusiveLock, NULL);
-	}
+		(void) tables_of(lfirst(cell), AccessExclusiveLock);
 	(void) cm_deadline_disarm();
 }
 
 /* Run the removals' statements: those on tables, or the others. */
 static void
-run_removals(List *removals, bool on_tables, Oid userid)
+run_removals(const List *removals, bool on_tables, Oid userid)
 {
 	ListCell   *cell;
 
@@ -322,120 +325,105 @@ run_removals(List *removals, bool on_tables, Oid userid)
 	}
 }
 
-/*
- * Find everything, do it: first in our own tables, then in the users'.
- * Returns the list of what was done.
- */
-static List *
-remove_all(Oid userid)
+/* One uninstall(). */
+typedef struct Uninstall
 {
+	Oid			userid;
+	List	   *found;			/* by the last try, as far as it came; with statements */
+	List	   *removals;		/* all that is told of */
+} Uninstall;
+
+/*
+ * A step: find everything, do it, first in our own tables, then in the users'.
+ * Nobody waits for us while we look and forget, so that this may take its
+ * time; no single lock may, and the users' tables have a deadline of their own.
+ */
+static void
+remove_all(void *arg)
+{
+	Uninstall  *run = arg;
 	List	   *removals = NIL;
-	List	   *statements;
 	CmScope		scope;
 	MemoryContext context = CurrentMemoryContext;
 
+	(void) cm_deadline_disarm();
+	cm_lock_waits_limit();
+	run->found = NIL;
 	cm_relations_reconcile();
 	for (int i = 0; i < lengthof(removal_queries); i++)
-		removals = append_removals(removals, removal_queries[i], userid);
-	statements = list_copy(removals);
-	run_removals(statements, false, userid);
-	if (driven_by_pg_cron(userid))
-		run_as("SELECT concertmaster.use_pg_cron(false)", userid);
+		removals = append_removals(removals, removal_queries[i], run->userid);
+	run->found = list_copy(removals);
+	run_removals(run->found, false, run->userid);
+	if (driven_by_pg_cron(run->userid))
+		run_as("SELECT concertmaster.use_pg_cron(false)", run->userid);
 	for (int i = 0; i < lengthof(forget_queries); i++)
-		removals = append_removals(removals, forget_queries[i], userid);
+		removals = append_removals(removals, forget_queries[i], run->userid);
 
 	cm_catalog_enter(&scope);
 	for (int i = 0; i < lengthof(sweep_statements); i++)
-		(void) ask(sweep_statements[i], userid, context);
+		(void) ask(sweep_statements[i], run->userid, context);
 	cm_scope_leave(&scope);
 
-	lock_tables(statements);
-	run_removals(statements, true, userid);
-	return removals;
+	lock_tables(run->found);
+	run_removals(run->found, true, run->userid);
+	run->removals = removals;
 }
 
-/*
- * One try, in a subtransaction, which is undone if the locks were not to be
- * had.  Returns whether they were.
- */
-static bool
-try_remove_all(Oid userid, List **removals)
+/* Who has one of the tables?  As cm_lock_holder(). */
+static int
+find_holder(const Uninstall *run)
+{
+	List	   *wishes = NIL;
+	ListCell   *cell;
+
+	foreach(cell, run->found)
+	{
+		ListCell   *table;
+
+		foreach(table, tables_of(lfirst(cell), NoLock))
+			wishes = cm_lock_wish(wishes, lfirst_oid(table), AccessExclusiveLock);
+	}
+	return cm_lock_holder(wishes);
+}
+
+/* The job that this process runs, and what it does; NULL if the caller may see none. */
+static char *
+describe_work(int pid, Oid userid)
 {
 	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool done = false;
+	CmScope		scope;
+	char	   *work = NULL;
 
-	BeginInternalSubTransaction(NULL);
+	/* As the caller, who sees there what is the caller's to see. */
+	cm_owner_enter(&scope, userid, false);
+	cm_scope_connect(&scope);
+	if (SPI_execute(psprintf("SELECT format('\"%%s\"', name) || coalesce(': ' || nullif(activity, ''), '') AS work"
+							 "  FROM concertmaster.progress_jobs WHERE pid = %d", pid), true, 1) < 0)
+		elog(ERROR, "query failed");
 	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		*removals = remove_all(userid);
-		ReleaseCurrentSubTransaction();
-		done = true;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *edata;
-		bool		fired = cm_deadline_disarm();
-
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		if (!cm_error_means_later(edata, fired))
-			ReThrowError(edata);
-		FreeErrorData(edata);
-	}
-	PG_END_TRY();
-
+	if (SPI_processed > 0)
+		work = cm_install_value(0, "work");
+	cm_scope_leave(&scope);
 	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return done;
+	return work;
 }
 
-/* Wait a little, longer after each try, holding no lock of ours. */
+/* The locks were not to be had: say by whom, and how they will be. */
 static void
-pause_between_tries(int attempt)
+report_busy(const Uninstall *run)
 {
-	double		pause = Min(1000.0, cm_ddl_deadline * (1.0 + attempt / 2.0));
+	int			pid = find_holder(run);
+	char	   *work = pid > 0 ? describe_work(pid, run->userid) : NULL;
 
-	pause *= 0.75 + 0.5 * pg_prng_double(&pg_global_prng_state);
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 (long) pause, PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-}
-
-/* Try until the locks were to be had, or often enough. */
-static List *
-remove_with_retries(Oid userid)
-{
-	List	   *removals = NIL;
-	int			nestlevel = NewGUCNestLevel();
-	char		timeout[32];
-
-	/* So that an autovacuum in the way is cancelled before our deadline. */
-	snprintf(timeout, sizeof(timeout), "%dms", Max(1, Min(20, cm_ddl_deadline / 3)));
-	(void) set_config_option("deadlock_timeout", timeout, PGC_SUSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	cm_lock_waits_limit();
-	for (int attempt = 1;; attempt++)
-	{
-		if (try_remove_all(userid, &removals))
-			break;
-		if (attempt >= cm_ddl_attempts)
-			ereport(ERROR,
-					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					 errmsg("could not get the locks that uninstall() needs"),
-					 errdetail("Others held them at each of %d tries of %d ms.",
-							   cm_ddl_attempts, cm_ddl_deadline),
-					 errhint("Call it again when no long transaction uses the tables or changes a job, or raise \"concertmaster.ddl_attempts\".")));
-		pause_between_tries(attempt);
-	}
-	AtEOXact_GUC(false, nestlevel);
-	return removals;
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("could not get the locks that uninstall() needs"),
+			 work != NULL ? errdetail("Process %d holds one; it runs job %s.", pid, work) :
+			 pid > 0 ? errdetail("Process %d holds one.", pid) :
+			 errdetail("Others held them at each of %d tries of %d ms.",
+					   cm_ddl_attempts, cm_ddl_deadline),
+			 work != NULL ? errhint("End this transaction, since an index that is being built waits for those that began before, and call uninstall() again when concertmaster.progress_jobs does not show the job any more.") :
+			 errhint("Call it again when no long transaction uses the tables or changes a job, or raise \"concertmaster.ddl_attempts\".")));
 }
 
 /* SQL: uninstall() */
@@ -443,15 +431,16 @@ Datum
 cm_uninstall(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	List	   *removals;
+	Uninstall	run = {.userid = GetUserId()};
 	ListCell   *cell;
 	int			remaining = 0;
 
 	cm_require_primary("uninstall()");
 	InitMaterializedSRF(fcinfo, 0);
 
-	removals = remove_with_retries(GetUserId());
-	foreach(cell, removals)
+	if (!cm_attempt_here(remove_all, &run, NIL))
+		report_busy(&run);
+	foreach(cell, run.removals)
 	{
 		Removal    *removal = lfirst(cell);
 

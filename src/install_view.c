@@ -237,7 +237,7 @@ find_cron_job(CmInstallPlan *plan, Oid view_owner)
 					   "       pg_has_role($2::name, r.oid, 'USAGE') AS visible"
 					   "  FROM cron.job j JOIN pg_roles r ON r.rolname = j.username"
 					   " WHERE j.active AND j.database = current_database()"
-					   "   AND j.command ~* '\\mrefresh\\M.*\\m" VIEW_NAME "\\M'"
+					   "   AND j.command ~* E'\\\\mrefresh\\\\M.*\\\\m" VIEW_NAME "\\\\M'"
 					   "   AND pg_has_role(r.oid, $1::oid, 'USAGE')"
 					   " ORDER BY 2 DESC, j.jobid LIMIT 1", 2, args) == 0)
 		return NULL;

@@ -10,7 +10,8 @@
  * looked at, twice, half a deadline apart: a transaction that is in the way
  * both times is there to stay, and the try is not made.  Holders that came
  * and went between the looks are the ordinary traffic, in whose gaps a try
- * finds its place.
+ * finds its place.  Nor does an autovacuum stay that the server cancels when
+ * somebody waits for it, which is what a try does.
  *
  * A wish is a lock that a step will ask for; the relation InvalidOid stands
  * for every snapshot that is as old as our own, for which DETACH ... FINALIZE
@@ -185,18 +186,16 @@ cm_snapshots_holder(CmSnapshots *snapshots, bool ignore_waiting)
 }
 
 /*
- * The pid of a process that holds what a step would wait for, now; -1 if it is
- * a prepared transaction, 0 if nobody does.
+ * Does the server cancel the holder when somebody has waited for it for
+ * deadlock_timeout?  Read without a lock, as by the server.
  */
-int
-cm_lock_holder(const List *wishes)
+static bool
+gives_way(VirtualTransactionId vxid)
 {
-	Holders		holders = look(wishes);
-	int			result = holders.count > 0 ? -1 : 0;
+	PGPROC	   *proc = cm_compat_vxid_proc(vxid);
+	uint8		flags = proc != NULL ? proc->statusFlags : 0;
 
-	for (int i = 0; i < holders.count && result == -1; i++)
-		result = pid_of(holders.vxids[i]);
-	return result;
+	return (flags & PROC_IS_AUTOVACUUM) && !(flags & PROC_VACUUM_FOR_WRAPAROUND);
 }
 
 /* Half a deadline, however often the latch is set meanwhile. */
@@ -216,6 +215,17 @@ pause_between_looks(void)
 }
 
 static int
+find_holder(const List *wishes)
+{
+	Holders		holders = look(wishes);
+	int			result = holders.count > 0 ? -1 : 0;
+
+	for (int i = 0; i < holders.count && result == -1; i++)
+		result = pid_of(holders.vxids[i]);
+	return result;
+}
+
+static int
 find_stayer(const List *wishes)
 {
 	Holders		first = look(wishes);
@@ -229,11 +239,36 @@ find_stayer(const List *wishes)
 	{
 		for (int j = 0; j < second.count; j++)
 		{
-			if (VirtualTransactionIdEquals(first.vxids[i], second.vxids[j]))
+			if (VirtualTransactionIdEquals(first.vxids[i], second.vxids[j]) && !gives_way(second.vxids[j]))
 				return pid_of(first.vxids[i]);
 		}
 	}
 	return 0;
+}
+
+/* Looks are many, and the lock manager gives an array for each lock. */
+static int
+find_and_forget(int (*find) (const List *wishes), const List *wishes)
+{
+	MemoryContext looks = AllocSetContextCreate(CurrentMemoryContext, "concertmaster lock watch",
+												ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(looks);
+	int			result = find(wishes);
+
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(looks);
+	return result;
+}
+
+/*
+ * The pid of a process that holds what a step would wait for, now; -1 if it is
+ * a prepared transaction, 0 if nobody does.  For reports only: it may be gone
+ * when the caller looks.
+ */
+int
+cm_lock_holder(const List *wishes)
+{
+	return find_and_forget(find_holder, wishes);
 }
 
 /*
@@ -244,13 +279,5 @@ find_stayer(const List *wishes)
 int
 cm_lock_stayer(const List *wishes)
 {
-	MemoryContext looks = AllocSetContextCreate(CurrentMemoryContext, "concertmaster lock watch",
-												ALLOCSET_SMALL_SIZES);
-	MemoryContext caller = MemoryContextSwitchTo(looks);
-	int			result = find_stayer(wishes);
-
-	/* Looks are many, and the lock manager gives an array for each lock. */
-	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(looks);
-	return result;
+	return find_and_forget(find_stayer, wishes);
 }

@@ -24,7 +24,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -82,9 +81,7 @@ run_refresh(Oid relid, Oid owner, bool concurrently)
 	int			code;
 
 	cm_owner_enter(&scope, owner, false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	scope.spi = true;
+	cm_scope_connect(&scope);
 	code = SPI_execute(sql, false, 0);
 	if (code < 0)
 		elog(ERROR, "SPI_execute failed: %s: %s", SPI_result_code_string(code), sql);
@@ -147,13 +144,13 @@ cm_refresh(PG_FUNCTION_ARGS)
 
 	if (!cm_attempt_here(refresh_step, &step, NIL))
 	{
-		int			pid = cm_lock_blocker(step.relid, AccessExclusiveLock);
+		int			pid = cm_lock_holder(cm_lock_wish(NIL, step.relid, AccessExclusiveLock));
 
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("could not refresh materialized view \"%s\" in time",
 						get_rel_name(step.relid)),
-				 pid != 0 ? errdetail("Process %d holds a lock that is needed.", pid) :
+				 pid > 0 ? errdetail("Process %d holds a lock that is needed.", pid) :
 				 errdetail("A lock that is needed was not available in %d tries of %d ms.",
 						   cm_ddl_attempts, cm_ddl_deadline),
 				 errhint("Try again, or create a unique index so that it can be refreshed CONCURRENTLY.")));
@@ -192,7 +189,7 @@ cm_matview_run(const CmJob *job, CmJobOutcome *outcome)
 	if (!cm_attempt_commit(refresh_step, &step, step.owner, NIL))
 	{
 		outcome->deferred = true;
-		outcome->blocked_by = cm_lock_blocker(step.relid, AccessExclusiveLock);
+		outcome->blocked_by = Max(cm_lock_holder(cm_lock_wish(NIL, step.relid, AccessExclusiveLock)), 0);
 		outcome->message = pstrdup("waits for a lock on the view");
 		return;
 	}

@@ -127,11 +127,14 @@ typedef enum CmSetColumn
 
 #define CM_SET_COLUMNS	(CM_SET_RETENTION_SCHEMA + 1)
 
+/* Beside ' ' and 'n' of SPI: a setting that is taken away. */
+#define CM_SET_CLEAR	'c'
+
 /* How a pass went, for partition_set_state. */
 typedef struct CmSetReport
 {
 	const char *deferred;		/* the step that was put off, or NULL */
-	int			blocked_by;		/* pid, 0 or -1 if there is none */
+	int			blocked_by;		/* pid; 0: nobody, -1: a prepared transaction */
 	bool		has_newest_value;
 	int64		newest_value;
 	bool		has_default;
@@ -158,6 +161,7 @@ extern void cm_partition_leaf_drop(void *leaf);
 extern Oid	cm_partition_leaf_model(const CmLeaf *leaf);
 extern void cm_partition_leaf_identity(Oid relid, Oid model);
 extern char *cm_partition_attach_sql(const char *parent, const CmLeaf *leaf);
+extern char *cm_partition_bounds_sql(const List *existing, const CmAxis *axis, int64 from, int64 to);
 
 /* in partition_locks.c: which locks each step takes */
 extern List *cm_partition_partners(Oid parent);
@@ -172,7 +176,6 @@ extern void cm_partition_leftover_drop(void *leftover);
 /* in partition_set.c: a set's rows in our catalog */
 extern bool cm_partition_settings(Oid parent, CmPartitionSettings *settings);
 extern void cm_partition_set_write(Oid parent, bool is_new, const Datum *columns, const char *nulls);
-extern void cm_partition_set_clear(Oid parent, CmSetColumn number);
 extern bool cm_partition_set_delete(const char *schema_name, const char *table_name);
 extern bool cm_partition_needs_pass(const char *schema_name, const char *table_name);
 extern void cm_partition_set_report(const CmJob *job, const CmSetReport *report);
@@ -204,6 +207,7 @@ extern CmLeafResult cm_partition_make(CmLeaf *leaf);
 
 /* in partition_default.c: beside a default partition */
 extern BlockNumber cm_partition_default_blocks(Oid rest);
+extern int	cm_partition_leaf_compare(const ListCell *a, const ListCell *b);
 extern CmLeafResult cm_partition_rebind(CmLeaf *leaf);
 extern bool cm_partition_prove(const CmPartitionWork *work);
 extern bool cm_partition_prove_no_more(const CmPartitionWork *work);

@@ -17,7 +17,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
@@ -27,7 +26,6 @@
 #include "utils/datetime.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -100,34 +98,16 @@ report_overlap(const CmLeaf *leaf, const CmPartition *other)
 			 errhint("Choose a month that no partition holds any part of, or see concertmaster.create_partition_set(), which fills the gaps between partitions.")));
 }
 
-/* create_monthly_partition(table_name text, start_date date) */
-Datum
-cm_create_monthly_partition(PG_FUNCTION_ARGS)
+/* The partition that holds the month of the date, to make; an error if the table's key is no time. */
+static CmLeaf *
+plan_month(Oid parent, DateADT date)
 {
-	char	   *table_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	DateADT		date = PG_GETARG_DATEADT(1);
 	CmPartitionSettings settings = {0};
-	Oid			key_type;
-	char	   *schema_part;
-	char	   *name_part;
-	Oid			parent = cm_relation_parse(table_name, &schema_part, &name_part);
-	CmPartitionPlanned *planned;
-	CmLeaf	   *leaf;
+	Oid			key_type = cm_partition_open_door(parent, "create_monthly_partition()");
 	int			year;
 	int			month;
 	int			day;
 
-	cm_partition_require_writable("create_monthly_partition()");
-	if (!OidIsValid(parent))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"%s\" does not exist", table_name),
-				 errhint("Name the table as in SQL: with its schema if it is not in the search_path, quoted if it has capitals.")));
-	if (DATE_NOT_FINITE(date))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("start date of a partition must be finite")));
-	key_type = cm_partition_open_door(parent, "create_monthly_partition()");
 	cm_relations_reconcile();
 
 	/* Outside a set, months begin where the session's literals would put them. */
@@ -140,12 +120,34 @@ cm_create_monthly_partition(PG_FUNCTION_ARGS)
 				 errdetail("Its partition key is a number of type %s.", format_type_be(key_type)),
 				 errhint("If it counts time since 1970, say so: concertmaster.create_partition_set(..., epoch => 'seconds').")));
 	j2date(date + POSTGRES_EPOCH_JDATE, &year, &month, &day);
-	planned = cm_partition_month(&settings.axis, year, month);
-	leaf = cm_partition_leaf(parent, &settings.axis, planned);
+	return cm_partition_leaf(parent, &settings.axis, cm_partition_month(&settings.axis, year, month));
+}
 
+/* create_monthly_partition(table_name text, start_date date) */
+Datum
+cm_create_monthly_partition(PG_FUNCTION_ARGS)
+{
+	char	   *table_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	DateADT		date = PG_GETARG_DATEADT(1);
+	char	   *schema_part;
+	char	   *name_part;
+	Oid			parent = cm_relation_parse(table_name, &schema_part, &name_part);
+	CmLeaf	   *leaf;
+
+	cm_partition_require_writable("create_monthly_partition()");
+	if (!OidIsValid(parent))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s\" does not exist", table_name),
+				 errhint("Name the table as in SQL: with its schema if it is not in the search_path, quoted if it has capitals.")));
+	if (DATE_NOT_FINITE(date))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("start date of a partition must be finite")));
+	leaf = plan_month(parent, date);
 	for (;;)
 	{
-		CmPartition *other = cm_partition_overlapping(cm_partition_existing(parent, &settings.axis),
+		CmPartition *other = cm_partition_overlapping(cm_partition_existing(parent, &leaf->axis),
 													  leaf->from, leaf->to);
 		CmLeafResult result;
 
@@ -188,14 +190,10 @@ bounds_text(const PartitionRow *row)
 {
 	const CmPartition *partition = row->existing;
 
-	if (partition != NULL)
-		return partition->is_default ? pstrdup("DEFAULT") :
-			psprintf("FOR VALUES FROM (%s) TO (%s)",
-					 cm_partition_bound_sql(row->all, row->axis, partition->from),
-					 cm_partition_bound_sql(row->all, row->axis, partition->to));
-	return psprintf("FOR VALUES FROM (%s) TO (%s)",
-					cm_partition_bound_sql(row->all, row->axis, row->from),
-					cm_partition_bound_sql(row->all, row->axis, row->to));
+	if (partition == NULL)
+		return cm_partition_bounds_sql(row->all, row->axis, row->from, row->to);
+	return partition->is_default ? pstrdup("DEFAULT") :
+		cm_partition_bounds_sql(row->all, row->axis, partition->from, partition->to);
 }
 
 /* One row of what a door did, or of what it would do. */
@@ -285,16 +283,6 @@ action_for_leaf(const CmLeaf *leaf)
 	return "create";
 }
 
-/* list_sort comparator of leaves by bound. */
-static int
-compare_leaves(const ListCell *a, const ListCell *b)
-{
-	const CmLeaf *x = lfirst(a);
-	const CmLeaf *y = lfirst(b);
-
-	return x->from < y->from ? -1 : (x->from > y->from ? 1 : 0);
-}
-
 /* plan_partitions(parent): what the next roll would do, and what is kept */
 Datum
 cm_plan_partitions(PG_FUNCTION_ARGS)
@@ -320,7 +308,7 @@ cm_plan_partitions(PG_FUNCTION_ARGS)
 
 		cm_partition_put_existing(result, &work.settings.axis, work.existing, lfirst(lc), action, detail);
 	}
-	list_sort(work.leaves, compare_leaves);
+	list_sort(work.leaves, cm_partition_leaf_compare);
 	foreach(lc, work.leaves)
 		cm_partition_put_leaf(result, work.existing, lfirst(lc), action_for_leaf(lfirst(lc)));
 	return (Datum) 0;
@@ -396,6 +384,21 @@ find_targets(Oid parent, List **parents)
 	return targets;
 }
 
+/* What idle_step() is about. */
+typedef struct IdleQuestion
+{
+	Oid			parent;
+	bool		idle;
+} IdleQuestion;
+
+static void
+idle_step(void *arg)
+{
+	IdleQuestion *question = arg;
+
+	question->idle = cm_partition_is_idle(question->parent);
+}
+
 /*
  * Is there nothing to do for a set?  Found out in a subtransaction; if that
  * fails, its worker will find the same, and record it.
@@ -403,29 +406,13 @@ find_targets(Oid parent, List **parents)
 static bool
 is_idle(Oid parent)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool idle = false;
+	IdleQuestion question = {.parent = parent};
+	bool		deadline_was_hit;
+	ErrorData  *edata = cm_subtransaction(idle_step, &question, &deadline_was_hit);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		idle = cm_partition_is_idle(parent);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		if (geterrcode() == ERRCODE_QUERY_CANCELED)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	return idle;
+	if (edata != NULL && edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(edata);
+	return edata == NULL && question.idle;
 }
 
 /* Those of the sets where there is something to do. */

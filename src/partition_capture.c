@@ -182,9 +182,7 @@ cm__partition_capture(PG_FUNCTION_ARGS)
 	if (!OidIsValid(log))
 		return PointerGetDatum(NULL);
 	cm_owner_enter(&scope, rel->rd_rel->relowner, true);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	scope.spi = true;
+	cm_scope_connect(&scope);
 	if (!capture.valid || capture.relid != RelationGetRelid(rel) || capture.log != log)
 		prepare(rel, log);
 	if (old)

@@ -10,11 +10,10 @@
  * added NOT VALID (a moment), validated (a scan beside which others go on),
  * serves all of the pass's partitions, and is dropped (a moment), whatever
  * came of them.  It is not added while somebody is in the way of attaching.
- * While it
- * stands, a row for one of their ranges is refused; these are empty ranges,
- * most of them in the future.  If a row turned up meanwhile, validating fails,
- * and the next pass moves it.  A constraint that a crash leaves is removed by
- * the next pass over the set.
+ * While it stands, a row for one of their ranges is refused; these are empty
+ * ranges, most of them in the future.  If a row turned up meanwhile,
+ * validating fails, and the next pass moves it.  A constraint that a crash
+ * leaves is removed by the next pass over the set.
  *
  * Rebinding: all rows of the default partition lie between two neighbours.
  * A CHECK of that range is proved in the same way, an empty table is made to
@@ -35,10 +34,8 @@
 #include "postgres.h"
 
 #include "access/relation.h"
-#include "access/xact.h"
 #include "catalog/partition.h"
 #include "catalog/pg_constraint.h"
-#include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
@@ -103,7 +100,7 @@ static bool
 add_proof(Oid rest, Oid owner, const char *relation, const char *condition, List *wishes)
 {
 	MemoryContext context = CurrentMemoryContext;
-	volatile bool holds = true;
+	volatile bool holds = false;
 
 	if (!drop_proof(rest, owner) ||
 		!cm_attempt_statement(psprintf("ALTER TABLE %s ADD CONSTRAINT " PROOF_NAME " CHECK (%s) NOT VALID",
@@ -113,7 +110,7 @@ add_proof(Oid rest, Oid owner, const char *relation, const char *condition, List
 	PG_TRY();
 	{
 		/* Nobody queues behind this lock but VACUUM and other DDL. */
-		(void) cm_statement_run(psprintf("ALTER TABLE %s VALIDATE CONSTRAINT " PROOF_NAME, relation), owner, 0);
+		holds = cm_statement_run(psprintf("ALTER TABLE %s VALIDATE CONSTRAINT " PROOF_NAME, relation), owner, 0);
 	}
 	PG_CATCH();
 	{
@@ -121,7 +118,6 @@ add_proof(Oid rest, Oid owner, const char *relation, const char *condition, List
 		if (geterrcode() != ERRCODE_CHECK_VIOLATION)
 			PG_RE_THROW();
 		FlushErrorState();
-		holds = false;
 	}
 	PG_END_TRY();
 	if (!holds)
@@ -152,8 +148,8 @@ outside_of(const CmPartitionWork *work, int64 from, int64 to)
 }
 
 /* list_sort comparator of leaves by bound. */
-static int
-compare_leaves(const ListCell *a, const ListCell *b)
+int
+cm_partition_leaf_compare(const ListCell *a, const ListCell *b)
 {
 	const CmLeaf *x = lfirst(a);
 	const CmLeaf *y = lfirst(b);
@@ -170,7 +166,7 @@ ranges_of(const List *leaves)
 	CmLeaf	   *range = NULL;
 	ListCell   *lc;
 
-	list_sort(sorted, compare_leaves);
+	list_sort(sorted, cm_partition_leaf_compare);
 	foreach(lc, sorted)
 	{
 		const CmLeaf *leaf = lfirst(lc);
@@ -326,10 +322,9 @@ rebind_step(void *arg)
 		cm_partition_execute(psprintf("ALTER TABLE %s DETACH PARTITION %s", parent, cm_relation_quoted(rebind->rest)));
 		cm_partition_execute(psprintf("ALTER TABLE %s RENAME TO %s", cm_relation_quoted(rebind->rest),
 									  quote_identifier(leaf->name)));
-		cm_partition_execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s.%s FOR VALUES FROM (%s) TO (%s)",
+		cm_partition_execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s.%s %s",
 									  parent, old_schema, quote_identifier(leaf->name),
-									  cm_partition_bound_sql(existing, &leaf->axis, leaf->from),
-									  cm_partition_bound_sql(existing, &leaf->axis, leaf->to)));
+									  cm_partition_bounds_sql(existing, &leaf->axis, leaf->from, leaf->to)));
 		cm_partition_execute(psprintf("ALTER TABLE %s.%s DROP CONSTRAINT " PROOF_NAME,
 									  old_schema, quote_identifier(leaf->name)));
 		cm_partition_execute(psprintf("ALTER TABLE %s RENAME TO %s", rebind->new_rest, rebind->rest_name));

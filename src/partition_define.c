@@ -18,7 +18,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
@@ -205,17 +204,12 @@ write_set(FunctionCallInfo fcinfo, Oid parent, bool is_new)
 
 	for (int i = 0; i < CM_SET_COLUMNS; i++)
 	{
-		bool		given = is_given(fcinfo, argument_of[i]) && !clears(fcinfo, i);
+		bool		given = is_given(fcinfo, argument_of[i]);
 
 		columns[i] = given ? PG_GETARG_DATUM(argument_of[i]) : (Datum) 0;
-		nulls[i] = given ? ' ' : 'n';
+		nulls[i] = clears(fcinfo, i) ? CM_SET_CLEAR : given ? ' ' : 'n';
 	}
 	cm_partition_set_write(parent, is_new, columns, nulls);
-	for (int i = 0; i < CM_SET_COLUMNS && !is_new; i++)
-	{
-		if (clears(fcinfo, i))
-			cm_partition_set_clear(parent, i);
-	}
 }
 
 /* How often the set is looked at: hourly, or often enough for short periods. */

@@ -6,10 +6,10 @@
  * CREATE TABLE ... PARTITION OF would lock the parent exclusively and so wait
  * behind every reader, with everybody else waiting behind it.  Instead a
  * table is created LIKE the parent (SHARE UPDATE EXCLUSIVE on the parent, so
- * that two sessions do not make the same partition), given what
- * its newest sibling has (privileges, storage parameters, tablespace,
- * access method, n_distinct), and attached by a second step, under the same
- * lock: readers and writers go on.
+ * that two sessions do not make the same partition), given what its newest
+ * sibling has (privileges, storage parameters, tablespace, access method,
+ * n_distinct), and attached by a second step, under the same lock: readers and
+ * writers go on.
  *
  * The two steps may be two transactions.  Between them the table bears a
  * comment that begins with CM_PARTITION_MARK; one found with that comment,
@@ -25,10 +25,10 @@
  * EXCLUSIVE on the new table (nobody else uses it), ACCESS EXCLUSIVE on the
  * default partition if there is one (core scans it), SHARE ROW EXCLUSIVE on
  * tables that foreign keys of the parent reference or that reference it;
- * where rows are moved, those of lock_for_drain() before.  The
- * deadline covers what readers and writers could queue behind: the wait for
- * the parent, and all of the attaching if it locks a default partition or a
- * table at the other end of a foreign key.
+ * where rows are moved, those of lock_for_drain() before.  The deadline covers
+ * what readers and writers could queue behind: the wait for the parent, and
+ * all of the attaching if it locks a default partition or a table at the other
+ * end of a foreign key.
  *
  * What it does not do: transactions, deadlines, retries (partition_apply.c).
  *
@@ -66,9 +66,7 @@ cm_partition_enter(CmScope *scope, Oid owner)
 {
 	cm_owner_enter(scope, owner, false);
 	cm_partition_see_all_rows();
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	scope->spi = true;
+	cm_scope_connect(scope);
 }
 
 /*
@@ -401,23 +399,23 @@ cm_partition_leaf_identity(Oid relid, Oid model)
 							  2, args);
 }
 
-/* FOR VALUES FROM (...) TO (...) */
-static char *
-bounds_sql(const CmLeaf *leaf)
+/* FOR VALUES FROM (...) TO (...), as cm_partition_bound_sql() has the ends. */
+char *
+cm_partition_bounds_sql(const List *existing, const CmAxis *axis, int64 from, int64 to)
 {
-	List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
-
 	return psprintf("FOR VALUES FROM (%s) TO (%s)",
-					cm_partition_bound_sql(existing, &leaf->axis, leaf->from),
-					cm_partition_bound_sql(existing, &leaf->axis, leaf->to));
+					cm_partition_bound_sql(existing, axis, from),
+					cm_partition_bound_sql(existing, axis, to));
 }
 
 /* The statement that attaches the leaf to the parent, or to another table like it, quoted. */
 char *
 cm_partition_attach_sql(const char *parent, const CmLeaf *leaf)
 {
-	return psprintf("ALTER TABLE %s ATTACH PARTITION %s %s", parent,
-					cm_partition_leaf_quoted(leaf), bounds_sql(leaf));
+	List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
+
+	return psprintf("ALTER TABLE %s ATTACH PARTITION %s %s", parent, cm_partition_leaf_quoted(leaf),
+					cm_partition_bounds_sql(existing, &leaf->axis, leaf->from, leaf->to));
 }
 
 /* ATTACH, and what can only be said of a partition.  Caller has the locks. */

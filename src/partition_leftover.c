@@ -64,10 +64,13 @@ cm_partition_leftovers(Oid parent, const char *schema_name, const char *table_na
 											 quote_qualified_identifier(schema_name, table_name)));
 	cm_catalog_enter(&scope);
 
-	/* By the beginning of the name, which an index has; not by the comment. */
+	/*
+	 * By the beginning of the name, which an index has; not by the comment.
+	 * E'' because the session can have standard_conforming_strings off.
+	 */
 	cm_query("SELECT c.oid, c.relowner, c.is_copy"
 			 "  FROM (SELECT *, obj_description(oid, 'pg_class') = $5 AS is_copy FROM pg_class) c"
-			 " WHERE c.relname LIKE replace(replace(replace($4, '\\', '\\\\'), '%', '\\%'), '_', '\\_') || '%'"
+			 " WHERE c.relname LIKE replace(replace(replace($4, E'\\\\', E'\\\\\\\\'), '%', E'\\\\%'), '_', E'\\\\_') || '%'"
 			 "   AND c.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = $3)"
 			 "   AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
 			 "   AND (c.is_copy OR c.relkind = 'r' AND obj_description(c.oid, 'pg_class') = $1)"
@@ -122,9 +125,7 @@ cm_partition_leftover_drop(void *arg)
 		return;
 
 	cm_owner_enter(&scope, leftover->owner, false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	scope.spi = true;
+	cm_scope_connect(&scope);
 	if (!leftover->is_copy)
 		SPI_execute(psprintf("SELECT FROM ONLY %s", cm_relation_quoted(leftover->relid)), false, 1);
 	if (leftover->is_copy || SPI_processed == 0)

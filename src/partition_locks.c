@@ -127,8 +127,8 @@ wish_each(List *wishes, List *relids, LOCKMODE mode)
 
 /*
  * The locks of a step on the partition leaf of the parent, snapshots last: who
- * holds a lock says more.  leaf may be
- * InvalidOid where nobody but us knows it yet.  In a transaction.
+ * holds a lock says more.  leaf may be InvalidOid where nobody but us knows it
+ * yet.  In a transaction.
  */
 List *
 cm_partition_wishes(Oid parent, Oid leaf, CmPartitionStep step)

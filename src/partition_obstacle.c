@@ -28,7 +28,6 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "lib/stringinfo.h"
 #include "utils/lsyscache.h"
 
 #include "partition_split.h"

@@ -34,7 +34,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
@@ -45,8 +44,6 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -666,40 +663,37 @@ judge_failure(ErrorData *edata, Outcome *outcome)
 		psprintf("%s: %s", edata->message, edata->detail);
 }
 
+/* What take_over_step() works on. */
+typedef struct Taking
+{
+	const Partman *partman;
+	const Config *config;
+	Outcome		outcome;
+	MemoryContext context;		/* of the outcome's texts */
+} Taking;
+
+static void
+take_over_step(void *arg)
+{
+	Taking	   *taking = arg;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	take_over(taking->partman, taking->config, &taking->outcome, taking->context);
+	SPI_finish();
+}
+
 /* Take over one set, or find out why not. */
 static Outcome
 try_one(const Partman *partman, const Config *config)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	Outcome		outcome = {0};
-	ErrorData  *edata;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		if (SPI_connect() != SPI_OK_CONNECT)
-			elog(ERROR, "SPI_connect failed");
-		take_over(partman, config, &outcome, context);
-		SPI_finish();
-		ReleaseCurrentSubTransaction();
-		edata = NULL;
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	Taking		taking = {.partman = partman,.config = config,.context = CurrentMemoryContext};
+	bool		deadline_was_hit;
+	ErrorData  *edata = cm_subtransaction(take_over_step, &taking, &deadline_was_hit);
 
 	if (edata != NULL)
-		judge_failure(edata, &outcome);
-	return outcome;
+		judge_failure(edata, &taking.outcome);
+	return taking.outcome;
 }
 
 /* Is it a set to look at: the one asked for, or one that the caller owns? */

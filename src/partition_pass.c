@@ -54,7 +54,8 @@ typedef struct Pass
 	int64		moved;
 	int			retired;
 	int			kept_back;
-	char	   *deferred;		/* the step that was put off */
+	char	   *deferred;		/* the first step that was put off */
+	bool		stopped;		/* one of retiring was */
 	int			blocked_by;
 } Pass;
 
@@ -335,7 +336,10 @@ retire_one(Pass *pass)
 	else if (cm_partition_retire(pass->job, &pass->work, retiree, &step))
 		pass->retired++;
 	else
+	{
+		pass->stopped = true;
 		put_off(pass, psprintf("retiring partition %s", retiree->name), retiree->relid, step);
+	}
 }
 
 /*
@@ -363,7 +367,7 @@ retire_all(Pass *pass)
 			failure = edata;
 		if (is_interrupt(edata))
 			ReThrowError(edata);
-		if (pass->deferred != NULL)
+		if (pass->stopped)
 			break;
 	}
 	return failure;

@@ -37,7 +37,6 @@
 #include "common/hashfn.h"
 #include "common/int.h"
 #include "mb/pg_wchar.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/datetime.h"

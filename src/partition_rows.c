@@ -35,7 +35,6 @@
 #include "storage/bufmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
@@ -53,9 +52,7 @@ enter(CmScope *scope, Oid parent)
 	cm_owner_enter(scope, cm_relation_owner(parent), true);
 	cm_lock_waits_limit();
 	cm_partition_see_all_rows();
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	scope->spi = true;
+	cm_scope_connect(scope);
 }
 
 static void
@@ -183,7 +180,10 @@ cm_partition_default_low(Oid parent, Oid rest, const CmAxis *axis, int64 *low)
 	return found;
 }
 
-/* The bounds of the pieces, each once, as an array of the key's type; and which piece each opens. */
+/*
+ * The bounds of the pieces, each once, as an array of the key's type; and which
+ * piece each opens.  A piece without a beginning is what lies before the first.
+ */
 static char *
 bounds_array(const CmAxis *axis, List *pieces, CmPartitionPlanned **opened)
 {
@@ -197,7 +197,7 @@ bounds_array(const CmAxis *axis, List *pieces, CmPartitionPlanned **opened)
 	{
 		CmPartitionPlanned *piece = lfirst(lc);
 
-		if (before == NULL || before->to != piece->from)
+		if (piece->from != DT_NOBEGIN && (before == NULL || before->to != piece->from))
 		{
 			appendStringInfo(&sql, "%s%s", count ? ", " : "",
 							 quote_literal_cstr(cm_axis_literal(axis, piece->from)));
@@ -206,7 +206,8 @@ bounds_array(const CmAxis *axis, List *pieces, CmPartitionPlanned **opened)
 		opened[count] = piece;
 		if (piece->to != DT_NOEND)
 		{
-			appendStringInfo(&sql, ", %s", quote_literal_cstr(cm_axis_literal(axis, piece->to)));
+			appendStringInfo(&sql, "%s%s", count ? ", " : "",
+							 quote_literal_cstr(cm_axis_literal(axis, piece->to)));
 			count++;
 		}
 		before = piece;

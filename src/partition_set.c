@@ -19,7 +19,6 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
@@ -97,6 +96,22 @@ read_settings(Oid key_type, CmPartitionSettings *settings)
 }
 
 /*
+ * Run a statement about a set, a literal: $1 is its schema, $2 its name.  In
+ * the catalog's scope.  Returns whether that came to any row.
+ */
+static bool
+query_set(const char *sql, const char *schema_name, const char *table_name)
+{
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+
+	values[0] = CStringGetTextDatum(schema_name);
+	values[1] = CStringGetTextDatum(table_name);
+	cm_query(sql, 2, types, values, NULL);
+	return SPI_processed > 0;
+}
+
+/*
  * Read the set's settings.  Returns false if the table is no set.  Refuses a
  * table that cannot be one any more.
  */
@@ -105,20 +120,15 @@ cm_partition_settings(Oid parent, CmPartitionSettings *settings)
 {
 	MemoryContext context = CurrentMemoryContext;
 	CmScope		scope;
-	Oid			types[2] = {TEXTOID, TEXTOID};
-	Datum		values[2];
 	Oid			key_type = cm_partition_key_type(parent);
 	bool		found;
 
-	values[0] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(parent)));
-	values[1] = CStringGetTextDatum(get_rel_name(parent));
 	cm_catalog_enter(&scope);
-	cm_query("SELECT period, width, epoch, ahead, start_at, start_value, timezone,"
-						  "       retention, retention_width, retention_keep, retention_schema"
-						  "  FROM concertmaster.partition_set"
-						  " WHERE schema_name = $1 AND table_name = $2",
-						  2, types, values, NULL);
-	found = SPI_processed > 0;
+	found = query_set("SELECT period, width, epoch, ahead, start_at, start_value, timezone,"
+					  "       retention, retention_width, retention_keep, retention_schema"
+					  "  FROM concertmaster.partition_set"
+					  " WHERE schema_name = $1 AND table_name = $2",
+					  get_namespace_name(get_rel_namespace(parent)), get_rel_name(parent));
 	if (found)
 	{
 		MemoryContext spi_context = MemoryContextSwitchTo(context);
@@ -132,8 +142,8 @@ cm_partition_settings(Oid parent, CmPartitionSettings *settings)
 
 /*
  * Write the set's row: the given columns, in the order of CmSetColumn, with
- * nulls as SPI has them.  is_new: the row may be new, and all is set;
- * otherwise what is null stays.
+ * nulls as SPI has them, or CM_SET_CLEAR.  is_new: the row may be new, and all
+ * is set; otherwise what is null stays, but for what is to be cleared.
  */
 void
 cm_partition_set_write(Oid parent, bool is_new, const Datum *columns, const char *nulls)
@@ -157,11 +167,13 @@ cm_partition_set_write(Oid parent, bool is_new, const Datum *columns, const char
 
 		types[2 + i] = column_types[i];
 		values[2 + i] = columns[i];
-		all_nulls[2 + i] = nulls[i];
+		all_nulls[2 + i] = nulls[i] == ' ' ? ' ' : 'n';
 		appendStringInfo(&names, ", %s", name);
 		appendStringInfo(&parameters, ", $%d", i + 3);
 		if (is_new)
 			appendStringInfo(&updates, "%s%s = EXCLUDED.%s", i ? ", " : "", name, name);
+		else if (nulls[i] == CM_SET_CLEAR)
+			appendStringInfo(&updates, "%s%s = NULL", i ? ", " : "", name);
 		else
 			appendStringInfo(&updates, "%s%s = coalesce($%d, %s)", i ? ", " : "", name, i + 3, name);
 	}
@@ -178,40 +190,16 @@ cm_partition_set_write(Oid parent, bool is_new, const Datum *columns, const char
 	cm_scope_leave(&scope);
 }
 
-/* Set these settings to null, of a set whose row was written. */
-void
-cm_partition_set_clear(Oid parent, CmSetColumn number)
-{
-	Oid			types[2] = {TEXTOID, TEXTOID};
-	Datum		values[2];
-	CmScope		scope;
-
-	values[0] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(parent)));
-	values[1] = CStringGetTextDatum(get_rel_name(parent));
-	cm_catalog_enter(&scope);
-	SPI_execute_with_args(psprintf("UPDATE concertmaster.partition_set SET %s = NULL"
-								   " WHERE schema_name = $1 AND table_name = $2",
-								   column_names[number]),
-						  2, types, values, NULL, false, 0);
-	cm_scope_leave(&scope);
-}
-
 /* Delete the row of a set.  Returns whether there was one. */
 bool
 cm_partition_set_delete(const char *schema_name, const char *table_name)
 {
-	Oid			types[2] = {TEXTOID, TEXTOID};
-	Datum		values[2];
 	CmScope		scope;
 	bool		found;
 
-	values[0] = CStringGetTextDatum(schema_name);
-	values[1] = CStringGetTextDatum(table_name);
 	cm_catalog_enter(&scope);
-	cm_query("DELETE FROM concertmaster.partition_set"
-						  " WHERE schema_name = $1 AND table_name = $2",
-						  2, types, values, NULL);
-	found = SPI_processed > 0;
+	found = query_set("DELETE FROM concertmaster.partition_set"
+					  " WHERE schema_name = $1 AND table_name = $2", schema_name, table_name);
 	cm_scope_leave(&scope);
 	return found;
 }
@@ -223,21 +211,16 @@ cm_partition_set_delete(const char *schema_name, const char *table_name)
 bool
 cm_partition_needs_pass(const char *schema_name, const char *table_name)
 {
-	Oid			types[2] = {TEXTOID, TEXTOID};
-	Datum		values[2];
 	CmScope		scope;
 	bool		result;
 
-	values[0] = CStringGetTextDatum(schema_name);
-	values[1] = CStringGetTextDatum(table_name);
 	cm_catalog_enter(&scope);
-	cm_query("SELECT FROM concertmaster.partition_set_state"
-						  " WHERE schema_name = $1 AND table_name = $2"
-						  "   AND deferred IS NULL AND sqlstate IS NULL AND last_success = last_roll"
-						  "   AND NOT EXISTS (SELECT FROM concertmaster.partition_state p"
-						  "                    WHERE p.schema_name = $1 AND p.table_name = $2)",
-						  2, types, values, NULL);
-	result = SPI_processed == 0;
+	result = !query_set("SELECT FROM concertmaster.partition_set_state"
+						" WHERE schema_name = $1 AND table_name = $2"
+						"   AND deferred IS NULL AND sqlstate IS NULL AND last_success = last_roll"
+						"   AND NOT EXISTS (SELECT FROM concertmaster.partition_state p"
+						"                    WHERE p.schema_name = $1 AND p.table_name = $2)",
+						schema_name, table_name);
 	cm_scope_leave(&scope);
 	return result;
 }
@@ -273,31 +256,31 @@ cm_partition_set_report(const CmJob *job, const CmSetReport *report)
 
 	cm_catalog_enter(&scope);
 	cm_query("INSERT INTO concertmaster.partition_set_state AS s"
-						  " (schema_name, table_name, last_roll, last_success, deferred, deferred_since,"
-						  "  blocked_by, first_failure, last_failure, failures, sqlstate, last_error,"
-						  "  newest_value, default_rows)"
-						  " SELECT schema_name, table_name, now(),"
-						  "        CASE WHEN $3 IS NULL AND $5 IS NULL THEN now() END, $3,"
-						  "        CASE WHEN $3 IS NOT NULL THEN now() END, $4,"
-						  "        CASE WHEN $5 IS NOT NULL THEN now() END,"
-						  "        CASE WHEN $5 IS NOT NULL THEN now() END,"
-						  "        CASE WHEN $5 IS NOT NULL THEN 1 ELSE 0 END, $5, $6, $7, $8"
-						  "   FROM concertmaster.partition_set WHERE schema_name = $1 AND table_name = $2"
-						  " ON CONFLICT (schema_name, table_name) DO UPDATE SET"
-						  "   last_roll = EXCLUDED.last_roll,"
-						  "   last_success = coalesce(EXCLUDED.last_success, s.last_success),"
-						  "   deferred = EXCLUDED.deferred,"
-						  "   deferred_since = CASE WHEN $3 IS NOT NULL THEN coalesce(s.deferred_since, now()) END,"
-						  "   blocked_by = EXCLUDED.blocked_by,"
-						  "   first_failure = CASE WHEN $5 IS NOT NULL THEN coalesce(s.first_failure, now())"
-						  "                        WHEN $3 IS NOT NULL THEN s.first_failure END,"
-						  "   last_failure = coalesce(EXCLUDED.last_failure, s.last_failure),"
-						  "   failures = CASE WHEN $5 IS NOT NULL THEN s.failures + 1"
-						  "                   WHEN $3 IS NOT NULL THEN s.failures ELSE 0 END,"
-						  "   sqlstate = EXCLUDED.sqlstate, last_error = EXCLUDED.last_error,"
-						  "   newest_value = coalesce(EXCLUDED.newest_value, s.newest_value),"
-						  "   default_rows = EXCLUDED.default_rows",
-						  8, types, values, nulls);
+			 " (schema_name, table_name, last_roll, last_success, deferred, deferred_since,"
+			 "  blocked_by, first_failure, last_failure, failures, sqlstate, last_error,"
+			 "  newest_value, default_rows)"
+			 " SELECT schema_name, table_name, now(),"
+			 "        CASE WHEN $3 IS NULL AND $5 IS NULL THEN now() END, $3,"
+			 "        CASE WHEN $3 IS NOT NULL THEN now() END, $4,"
+			 "        CASE WHEN $5 IS NOT NULL THEN now() END,"
+			 "        CASE WHEN $5 IS NOT NULL THEN now() END,"
+			 "        CASE WHEN $5 IS NOT NULL THEN 1 ELSE 0 END, $5, $6, $7, $8"
+			 "   FROM concertmaster.partition_set WHERE schema_name = $1 AND table_name = $2"
+			 " ON CONFLICT (schema_name, table_name) DO UPDATE SET"
+			 "   last_roll = EXCLUDED.last_roll,"
+			 "   last_success = coalesce(EXCLUDED.last_success, s.last_success),"
+			 "   deferred = EXCLUDED.deferred,"
+			 "   deferred_since = CASE WHEN $3 IS NOT NULL THEN coalesce(s.deferred_since, now()) END,"
+			 "   blocked_by = EXCLUDED.blocked_by,"
+			 "   first_failure = CASE WHEN $5 IS NOT NULL THEN coalesce(s.first_failure, now())"
+			 "                        WHEN $3 IS NOT NULL THEN s.first_failure END,"
+			 "   last_failure = coalesce(EXCLUDED.last_failure, s.last_failure),"
+			 "   failures = CASE WHEN $5 IS NOT NULL THEN s.failures + 1"
+			 "                   WHEN $3 IS NOT NULL THEN s.failures ELSE 0 END,"
+			 "   sqlstate = EXCLUDED.sqlstate, last_error = EXCLUDED.last_error,"
+			 "   newest_value = coalesce(EXCLUDED.newest_value, s.newest_value),"
+			 "   default_rows = EXCLUDED.default_rows",
+			 8, types, values, nulls);
 	cm_scope_leave(&scope);
 }
 
@@ -324,14 +307,14 @@ cm_partition_state_write(const CmJob *job, const CmRetiree *retiree, const char 
 	values[7] = text_or_null(detail, &nulls[7]);
 	cm_catalog_enter(&scope);
 	cm_query("INSERT INTO concertmaster.partition_state AS p"
-						  " (relid, schema_name, table_name, partition_schema, partition_name, upper_bound, state, detail)"
-						  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
-						  " ON CONFLICT (relid) DO UPDATE SET schema_name = EXCLUDED.schema_name,"
-						  "   table_name = EXCLUDED.table_name, partition_schema = EXCLUDED.partition_schema,"
-						  "   partition_name = EXCLUDED.partition_name, upper_bound = EXCLUDED.upper_bound,"
-						  "   since = CASE WHEN p.state = EXCLUDED.state THEN p.since ELSE now() END,"
-						  "   state = EXCLUDED.state, detail = EXCLUDED.detail",
-						  8, types, values, nulls);
+			 " (relid, schema_name, table_name, partition_schema, partition_name, upper_bound, state, detail)"
+			 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
+			 " ON CONFLICT (relid) DO UPDATE SET schema_name = EXCLUDED.schema_name,"
+			 "   table_name = EXCLUDED.table_name, partition_schema = EXCLUDED.partition_schema,"
+			 "   partition_name = EXCLUDED.partition_name, upper_bound = EXCLUDED.upper_bound,"
+			 "   since = CASE WHEN p.state = EXCLUDED.state THEN p.since ELSE now() END,"
+			 "   state = EXCLUDED.state, detail = EXCLUDED.detail",
+			 8, types, values, nulls);
 	cm_scope_leave(&scope);
 }
 
@@ -346,7 +329,7 @@ cm_partition_state_delete(Oid relid)
 	values[0] = ObjectIdGetDatum(relid);
 	cm_catalog_enter(&scope);
 	cm_query("DELETE FROM concertmaster.partition_state WHERE relid = $1",
-						  1, types, values, NULL);
+			 1, types, values, NULL);
 	cm_scope_leave(&scope);
 }
 
@@ -367,9 +350,9 @@ cm_partition_state_list(const char *schema_name, const char *table_name, const c
 	values[2] = CStringGetTextDatum(state);
 	cm_catalog_enter(&scope);
 	cm_query("SELECT relid, partition_schema, partition_name, upper_bound"
-						  "  FROM concertmaster.partition_state"
-						  " WHERE schema_name = $1 AND table_name = $2 AND state = $3 ORDER BY upper_bound",
-						  3, types, values, NULL);
+			 "  FROM concertmaster.partition_state"
+			 " WHERE schema_name = $1 AND table_name = $2 AND state = $3 ORDER BY upper_bound",
+			 3, types, values, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];

@@ -54,7 +54,6 @@
 #include "postgres.h"
 
 #include "access/relation.h"
-#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "commands/comment.h"
 #include "commands/trigger.h"
@@ -499,7 +498,7 @@ exchange(void *arg)
 	cm_scope_leave(&scope);
 }
 
-/* Keep a lock that this transaction has, until release_writers() or an abort. */
+/* Keep a lock that this transaction has, until release_lock() or an abort. */
 static void
 keep_lock(Oid relid)
 {
@@ -568,9 +567,10 @@ try_exchange(Work *work, const List *wishes)
 	CmSplit    *split = &work->split;
 	bool		done;
 
-	if (!cm_attempt_once(hold_writers, split, split->owner, wishes) || split->stale || split->behind)
+	if (cm_lock_stayer(wishes) != 0 || !cm_attempt_once(hold_writers, split, split->owner, cm_ddl_deadline) ||
+		split->stale || split->behind)
 		return false;
-	done = let_snapshots_pass() && cm_attempt_once(exchange, work, split->owner, NIL) &&
+	done = let_snapshots_pass() && cm_attempt_once(exchange, work, split->owner, cm_ddl_deadline) &&
 		!split->stale && !split->behind;
 	release_lock(split->rest);
 	release_lock(split->parent);

@@ -105,19 +105,27 @@ require_matching_version(void)
 			 errhint("Run ALTER EXTENSION concertmaster UPDATE; restart the server first if its library was replaced while it ran.")));
 }
 
+/* An SPI connection, which ends with the scope. */
+void
+cm_scope_connect(CmScope *scope)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	scope->spi = true;
+}
+
 /*
  * Act on the extension's own tables: its owner's role, a pinned path, and an
- * SPI connection.  Refuses if the library does not fit them.  Leave by cm_scope_leave(); results that shall outlive it
- * are copied with SPI_palloc or into a context of the caller's.
+ * SPI connection.  Refuses if the library does not fit them.  Leave by
+ * cm_scope_leave(); results that shall outlive it are copied with SPI_palloc
+ * or into a context of the caller's.
  */
 void
 cm_catalog_enter(CmScope *scope)
 {
 	require_matching_version();
 	enter_scope(scope, cm_extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	scope->spi = true;
+	cm_scope_connect(scope);
 }
 
 /*

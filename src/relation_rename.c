@@ -30,11 +30,9 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/guc.h"
-#include "utils/resowner.h"
 
 #include "concertmaster.h"
 
@@ -262,6 +260,17 @@ cm_relations_reconcile(void)
 	cm_scope_leave(&scope);
 }
 
+/* The step of cm_relations_try_reconcile(). */
+static void
+reconcile_step(void *arg)
+{
+	int			nestlevel = NewGUCNestLevel();
+
+	cm_lock_waits_limit();
+	cm_relations_reconcile();
+	AtEOXact_GUC(false, nestlevel);
+}
+
 /*
  * The same for a worker, whom no transaction of a user's and no rename that
  * we cannot follow may keep from its work: if a lock is not to be had in a
@@ -271,36 +280,12 @@ cm_relations_reconcile(void)
 bool
 cm_relations_try_reconcile(void)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *edata;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		int			nestlevel = NewGUCNestLevel();
-
-		cm_lock_waits_limit();
-		cm_relations_reconcile();
-		AtEOXact_GUC(false, nestlevel);
-		ReleaseCurrentSubTransaction();
-		edata = NULL;
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	bool		deadline_was_hit;
+	ErrorData  *edata = cm_subtransaction(reconcile_step, NULL, &deadline_was_hit);
 
 	if (edata == NULL)
 		return true;
-	if (cm_error_means_later(edata, false))
+	if (cm_error_means_later(edata, deadline_was_hit))
 		return false;
 	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(edata);

@@ -31,20 +31,16 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "parser/analyze.h"
 #include "storage/latch.h"
-#include "storage/lmgr.h"
-#include "storage/lock.h"
 #include "tcop/utility.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
-#include "utils/wait_event.h"
 
 #include "compat.h"
 #include "concertmaster.h"
@@ -332,69 +328,12 @@ cm_statement_run(const char *sql, Oid userid, int deadline_ms)
 
 	if (edata == NULL)
 		return true;
-	if (deadline_ms > 0 && cm_error_means_later(edata, fired))
+	if (cm_error_means_later(edata, fired))
 	{
 		FreeErrorData(edata);
 		return false;
 	}
 	ReThrowError(edata);
-}
-
-/*
- * The pause after a try that was put off: jittered, growing from one deadline
- * to a second.  The caller holds no lock that others could wait for.
- */
-void
-cm_retry_pause(int attempt)
-{
-	double		pause = Min(1000.0, cm_ddl_deadline * (1.0 + attempt / 2.0));
-
-	pause *= 0.75 + 0.5 * pg_prng_double(&pg_global_prng_state);
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 (long) pause, PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-}
-
-/*
- * Run one statement under the deadline of the settings, again and again with
- * pauses between.  Returns false if no try got through; holds nothing between
- * two tries.
- */
-bool
-cm_statement_retry(const char *sql, Oid userid)
-{
-	for (int attempt = 1;; attempt++)
-	{
-		if (cm_statement_run(sql, userid, cm_ddl_deadline))
-			return true;
-		if (attempt >= cm_ddl_attempts)
-			return false;
-		cm_retry_pause(attempt);
-	}
-}
-
-/*
- * The pid of a backend that holds a lock on the relation in conflict with
- * mode, or 0.  For reports only: it may be gone when the caller looks.
- */
-int
-cm_lock_blocker(Oid relid, LOCKMODE mode)
-{
-	LOCKTAG		tag;
-	VirtualTransactionId *vxids;
-	int			count;
-
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
-	vxids = GetLockConflicts(&tag, mode, &count);
-	for (int i = 0; i < count; i++)
-	{
-		PGPROC	   *proc = cm_compat_vxid_proc(vxids[i]);
-
-		if (proc != NULL && proc->pid != 0 && proc->pid != MyProcPid)
-			return proc->pid;
-	}
-	return 0;
 }
 
 /*

@@ -53,6 +53,8 @@ DROP TABLE install_taken.mine;
 -- The plan does nothing
 --
 SET ROLE regress_install_owner;
+-- (and neither plan nor view depends on how the session reads its strings)
+SET standard_conforming_strings = off;
 SELECT step, object, action, lock FROM concertmaster.plan_install('My "Schema');
 SELECT statement FROM concertmaster.plan_install('My "Schema') WHERE object LIKE 'table %workflow_runs';
 SELECT count(*) FROM pg_class WHERE relnamespace = '"My ""Schema"'::regnamespace;

@@ -46,6 +46,17 @@ SELECT partition, action, bounds FROM concertmaster.create_partition_set('small'
 INSERT INTO small VALUES (-32768), (-1), (0), (32767);
 SELECT partition, action, bounds FROM concertmaster.plan_partitions('small');
 SELECT tableoid::regclass::text, id FROM small ORDER BY id;
+-- a row of a default partition that is as low as the type goes
+CREATE TABLE lowest (id smallint NOT NULL) PARTITION BY RANGE (id);
+CREATE TABLE lowest_0 PARTITION OF lowest FOR VALUES FROM (0) TO (30000);
+CREATE TABLE lowest_rest PARTITION OF lowest DEFAULT;
+INSERT INTO lowest VALUES (0), (-1), (-32768);
+SELECT partition, action, bounds FROM concertmaster.create_partition_set('lowest', width => 30000, ahead => 0);
+SELECT partition, action, bounds, rows_to_move FROM concertmaster.plan_partitions('lowest');
+SET client_min_messages = warning;
+CALL concertmaster.roll_partitions('lowest');
+RESET client_min_messages;
+SELECT tableoid::regclass::text, id FROM lowest ORDER BY id;
 
 -- 2. time since 1970
 CREATE TABLE epoch_s (at integer NOT NULL) PARTITION BY RANGE (at);

@@ -33,6 +33,21 @@ SELECT * FROM reason();
 SELECT deferred FROM concertmaster.partition_sets WHERE table_name = 't';
 SELECT tableoid::regclass, count(*) FROM t GROUP BY 1 ORDER BY 1;
 
+-- (which keeps nothing from retiring, and not one in each pass)
+CREATE TABLE o (n bigint, v text) PARTITION BY RANGE (n);
+CREATE TABLE o_0 PARTITION OF o FOR VALUES FROM (0) TO (10000);
+CREATE TABLE o_1 PARTITION OF o FOR VALUES FROM (10000) TO (20000);
+CREATE TABLE o_2 PARTITION OF o FOR VALUES FROM (20000) TO (30000);
+CREATE TABLE o_now PARTITION OF o FOR VALUES FROM (100000) TO (110000);
+CREATE TABLE o_rest PARTITION OF o DEFAULT;
+INSERT INTO o SELECT i, 'row ' || i FROM generate_series(60000, 61999) i UNION ALL VALUES (100000, 'now'), (99999999, 'far');
+SELECT count(*) FROM concertmaster.create_partition_set('o', width => 10000, ahead => 0, retention_width => 50000);
+CALL concertmaster.roll_partitions('o');
+SELECT deferred FROM concertmaster.partition_sets WHERE table_name = 'o';
+SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'o'::regclass ORDER BY 1;
+SELECT concertmaster.forget_partition_set('o');
+DROP TABLE o, o_0, o_1, o_2;
+
 -- 2. and so it is with other obstacles, each with its own reason
 CREATE UNIQUE INDEX partly ON rest (n) WHERE v IS NOT NULL;
 SELECT DISTINCT detail FROM reason();

@@ -330,7 +330,25 @@ $node->safe_psql('d', q{ROLLBACK PREPARED 'p'});
 retired_ok('pa', 'a prepared transaction is gone');
 set_for_database($node, 'ddl_attempts', undef);
 
-# 6. A standby shows how far it is.
+# 6. An autovacuum in the way, which would be there for minutes, is cancelled
+# by the server as soon as it is waited for.
+make_set($node, 'av', rest => 1);
+$leaf = month($node, 'av', -5);
+$node->safe_psql('d', "INSERT INTO s.av (id, at) SELECT 1000 + i, (SELECT min(at) FROM s.av) FROM generate_series(1, 50000) i;
+	ALTER TABLE s.$leaf SET (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1);
+	ALTER SYSTEM SET autovacuum_naptime = '1s'");
+$node->reload;
+$node->safe_psql('d', "DELETE FROM s.$leaf WHERE id > 1000");
+poll_sql($node, 'd', "SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = 's.$leaf'::regclass", '1', 'an autovacuum is at work');
+retain('av', 'retention_keep = false');
+roll($node, 'av');
+is($node->safe_psql('d', "SELECT deferred, count(*) FROM concertmaster.partition_sets, pg_inherits WHERE table_name = 'av' AND inhparent = 's.av'::regclass GROUP BY 1"),
+	'|5', 'an autovacuum is not waited for');
+set_ok($node, 'av', 'an autovacuum: all is well');
+$node->safe_psql('d', 'ALTER SYSTEM RESET autovacuum_naptime');
+$node->reload;
+
+# 7. A standby shows how far it is.
 make_set($node, 'sa');
 retain('sa', 'retention_keep = false');
 set_for_database($node, 'ddl_attempts', 2);
