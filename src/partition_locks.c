@@ -28,7 +28,8 @@
  * SUE: SHARE UPDATE EXCLUSIVE, with which readers and writers go on; SRX:
  * SHARE ROW EXCLUSIVE, writers wait; AX: ACCESS EXCLUSIVE, all wait.
  *
- * Locks: none.  Reads pg_constraint with the transaction's snapshot.
+ * Locks: none.  Reads pg_constraint and pg_depend with the transaction's
+ * snapshot.
  *
  *-------------------------------------------------------------------------
  */
@@ -59,7 +60,10 @@ is_made_here(Oid relid)
 
 /*
  * The tables at the other end of a table's foreign keys: those that it
- * references, or those that reference it.
+ * references, or those that reference it.  The latter by way of pg_depend, in
+ * which every foreign key stands with the columns that it references:
+ * pg_constraint has no index by them, and is as long as the database has
+ * partitions.
  */
 static List *
 foreign_partners(Oid relid, bool referencing)
@@ -73,8 +77,10 @@ foreign_partners(Oid relid, bool referencing)
 	values[0] = ObjectIdGetDatum(relid);
 	cm_catalog_enter(&scope);
 	if (referencing)
-		cm_query("SELECT DISTINCT conrelid FROM pg_constraint"
-				 " WHERE contype = 'f' AND confrelid = $1 AND conrelid <> $1", 1, types, values, NULL);
+		cm_query("SELECT DISTINCT c.conrelid FROM pg_depend d JOIN pg_constraint c ON c.oid = d.objid"
+				 " WHERE d.classid = 'pg_constraint'::regclass"
+				 "   AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1"
+				 "   AND c.contype = 'f' AND c.confrelid = $1 AND c.conrelid <> $1", 1, types, values, NULL);
 	else
 		cm_query("SELECT DISTINCT confrelid FROM pg_constraint"
 				 " WHERE contype = 'f' AND conrelid = $1 AND confrelid <> $1", 1, types, values, NULL);
