@@ -385,9 +385,9 @@ read_run(CmJobCall *call, int64 after)
 	CmScope		scope;
 
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT status, sqlstate, message, detail, hint FROM concertmaster.job_run"
+	cm_query("SELECT status, sqlstate, message, detail, hint FROM concertmaster.job_run"
 						  " WHERE job_id = $1 AND run_id > $2 ORDER BY run_id LIMIT 1",
-						  2, types, values, NULL, false, 1);
+						  2, types, values, NULL);
 	if (SPI_processed > 0)
 	{
 		HeapTuple	row = SPI_tuptable->vals[0];
