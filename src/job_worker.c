@@ -4,7 +4,8 @@
  *	  The worker: one database, one job at a time, the error fence.
  *
  * A worker is started with an order: look what is due in a database and do
- * the oldest of it, or run the named jobs, one after the other.  It connects
+ * the oldest of it, or run the named jobs, one after the other, as long as
+ * somebody waits for that.  It connects
  * as the bootstrap superuser (and acts as owners inside transactions), claims its job, records
  * the start, hands the job to the room whose kind it is, records the end and
  * exits.  At the end of a run, and if it was to look also after the claim, it
@@ -430,13 +431,13 @@ claim_fenced(const CmWorkerOrder *order, int64 job_id, Claim *claim)
 	PG_END_TRY();
 }
 
-/* Claim, run, record; number: of the order's jobs. */
+/*
+ * Claim, run, record; job_id: 0 for what is due.  is_first, is_last: of this
+ * worker's jobs.
+ */
 static void
-work(const CmWorkerOrder *order, int number)
+work(const CmWorkerOrder *order, int64 job_id, bool is_first, bool is_last)
 {
-	int64		job_id = order->job_ids[number];
-	bool		is_first = number == 0;
-	bool		is_last = number >= order->njobs - 1;
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "concertmaster job",
 												  ALLOCSET_DEFAULT_SIZES);
 	Claim		claim = {0};
@@ -481,12 +482,13 @@ void
 cm_worker_main(Datum main_arg)
 {
 	CmWorkerOrder order;
+	CmOrderJobs jobs = {0};
 
 	memcpy(&order, MyBgworkerEntry->bgw_extra, sizeof(order));
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 
-	if (!cm_slot_attach(order.slot))
+	if (!cm_slot_attach(order.slot, jobs.ids, &jobs.count))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(order.datid, InvalidOid, 0);
 	cm_session_pin();
@@ -494,7 +496,8 @@ cm_worker_main(Datum main_arg)
 	/* A cancel while it connected can have been lost. */
 	if (cm_slot_must_stop())
 		proc_exit(0);
-	for (int i = 0; i < Max(1, order.njobs); i++)
-		work(&order, i);
+	work(&order, jobs.ids[0], true, jobs.count <= 1);
+	for (int i = 1; i < jobs.count && cm_slot_goes_on(); i++)
+		work(&order, jobs.ids[i], false, i == jobs.count - 1);
 	proc_exit(0);
 }
