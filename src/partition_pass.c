@@ -484,6 +484,20 @@ run_pass(Pass *pass)
 	return failure != NULL ? failure : later;
 }
 
+/* After a pass that went well: is nothing left, and until when? */
+static void
+note_idle(const CmPartitionWork *work, CmSetReport *report)
+{
+	const CmAxis *axis = &work->settings.axis;
+
+	/* Rows come at any time. */
+	if (OidIsValid(work->rest) || !cm_axis_is_time(axis) ||
+		work->leaves != NIL || work->retirees != NIL)
+		return;
+	report->idle_until = cm_axis_instant(axis, cm_partition_idle_until(&work->settings, work->existing, work->now));
+	report->idle_mark = work->mark;
+}
+
 /* Write how it went. */
 static void
 report(const Pass *pass, const ErrorData *failure)
@@ -494,6 +508,8 @@ report(const Pass *pass, const ErrorData *failure)
 	report.newest_value = pass->work.now;
 	report.has_default = pass->has_work && OidIsValid(pass->work.rest);
 	report.default_rows = pass->work.rest_rows;
+	if (pass->has_work && pass->deferred == NULL && failure == NULL)
+		note_idle(&pass->work, &report);
 	cm_transaction_begin(GetSessionUserId());
 	cm_partition_set_report(pass->job, &report);
 	cm_transaction_commit();
