@@ -158,9 +158,10 @@ abandon_worker(int code, Datum arg)
 	CallState  *state = (CallState *) DatumGetPointer(arg);
 	pid_t		pid;
 
+	/* Before the cancel, so that the worker does not begin with its next job. */
+	cm_slot_release(state->slot);
 	if (state->handle != NULL)
 	{
-		cm_slot_abandon(state->slot);
 		if (GetBackgroundWorkerPid(state->handle, &pid) == BGWH_STARTED)
 			kill(pid, SIGINT);
 		else
@@ -171,7 +172,6 @@ abandon_worker(int code, Datum arg)
 			(void) wait_for_end(state->handle, CANCEL_GRACE_MS);
 		}
 	}
-	cm_slot_release(state->slot);
 }
 
 /* Show the worker's progress to the client if it has changed. */

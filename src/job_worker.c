@@ -464,7 +464,7 @@ work(const CmWorkerOrder *order, int64 job_id, bool is_first, bool is_last)
 
 	if (edata == NULL)
 		status = outcome.deferred ? CM_RUN_DEFERRED : CM_RUN_SUCCEEDED;
-	else if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED && cm_slot_must_stop())
+	else if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED && cm_slot_must_stop(false))
 	{
 		status = CM_RUN_DEFERRED;
 		outcome.message = "made way for a command that needs the database to itself";
@@ -494,10 +494,10 @@ cm_worker_main(Datum main_arg)
 	cm_session_pin();
 
 	/* A cancel while it connected can have been lost. */
-	if (cm_slot_must_stop())
+	if (cm_slot_must_stop(false))
 		proc_exit(0);
 	work(&order, jobs.ids[0], true, jobs.count <= 1);
-	for (int i = 1; i < jobs.count && cm_slot_goes_on(); i++)
+	for (int i = 1; i < jobs.count && !cm_slot_must_stop(true); i++)
 		work(&order, jobs.ids[i], false, i == jobs.count - 1);
 	proc_exit(0);
 }

@@ -379,46 +379,18 @@ cm_slot_claimed(int64 job_id, Oid owner)
 	LWLockRelease(&shared->lock);
 }
 
-/* Was this worker asked to make way for work on its database? */
+/* Was this worker asked to make way, or, if it works for a waiter, is nobody there any more? */
 bool
-cm_slot_must_stop(void)
+cm_slot_must_stop(bool for_waiter)
 {
 	bool		stop;
 
 	if (my_slot == NULL)
 		return false;
 	LWLockAcquire(&shared->lock, LW_SHARED);
-	stop = my_slot->stop;
+	stop = my_slot->stop || (for_waiter && my_slot->waiter == 0);
 	LWLockRelease(&shared->lock);
 	return stop;
-}
-
-/* Shall this worker, told to run several jobs, begin with the next one? */
-bool
-cm_slot_goes_on(void)
-{
-	bool		goes_on;
-
-	if (my_slot == NULL)
-		return false;
-	LWLockAcquire(&shared->lock, LW_SHARED);
-	goes_on = my_slot->waiter != 0 && !my_slot->stop;
-	LWLockRelease(&shared->lock);
-	return goes_on;
-}
-
-/* Nobody waits any longer for the worker, which is still there. */
-void
-cm_slot_abandon(CmSlotRef ref)
-{
-	CmSlot	   *slot;
-
-	cm_shared_attach();
-	slot = &shared->slots[ref.index];
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (slot->generation == ref.generation && slot->state == CM_SLOT_RUNNING)
-		slot->waiter = 0;
-	LWLockRelease(&shared->lock);
 }
 
 /* Append text and its zero byte to the slot's text, cut at a whole character. */

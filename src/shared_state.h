@@ -111,9 +111,7 @@ extern CmReserve cm_slot_reserve(Oid datid, const int64 *job_ids, int njobs, boo
 								 bool waited, CmSlotRef *ref);
 extern bool cm_slot_attach(CmSlotRef ref, int64 *job_ids, int *njobs);
 extern void cm_slot_claimed(int64 job_id, Oid owner);
-extern bool cm_slot_must_stop(void);
-extern bool cm_slot_goes_on(void);
-extern void cm_slot_abandon(CmSlotRef ref);
+extern bool cm_slot_must_stop(bool for_waiter);
 extern void cm_slot_finish(CmRunStatus status, const ErrorData *edata, const char *message);
 extern bool cm_slot_look(CmSlotRef ref, CmSlot *copy);
 extern void cm_slot_release(CmSlotRef ref);
