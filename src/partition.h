@@ -158,9 +158,9 @@ extern void cm_partition_leaf_create(void *leaf);
 extern void cm_partition_leaf_attach(void *leaf);
 extern void cm_partition_leaf_drain(void *leaf);
 extern void cm_partition_leaf_drop(void *leaf);
-extern Oid	cm_partition_leaf_model(const CmLeaf *leaf);
+extern Oid	cm_partition_leaf_model(const CmLeaf *leaf, const List *existing);
 extern void cm_partition_leaf_identity(Oid relid, Oid model);
-extern char *cm_partition_attach_sql(const char *parent, const CmLeaf *leaf);
+extern char *cm_partition_attach_sql(const char *parent, const CmLeaf *leaf, const List *existing);
 
 /* in partition_locks.c: which locks each step takes */
 extern List *cm_partition_partners(Oid parent);

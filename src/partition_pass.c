@@ -369,14 +369,17 @@ retire_all(Pass *pass)
 	return failure;
 }
 
-/* Drop what earlier passes left behind; what is in use, next time. */
+/*
+ * Drop what earlier passes left behind; what is in use, next time.  What a
+ * split left, the trigger included, only if there can be any now.
+ */
 static void
 sweep(Pass *pass)
 {
+	bool		clear_split = OidIsValid(pass->work.rest);
 	List	   *leftovers;
 	ListCell   *lc;
 
-	(void) cm_partition_split_clear(pass->work.parent, pass->work.owner, pass->work.rest);
 	cm_transaction_begin(GetSessionUserId());
 	leftovers = cm_partition_leftovers(pass->work.parent, pass->job->schema_name,
 									   pass->job->relation_name, pass->work.owner);
@@ -385,9 +388,13 @@ sweep(Pass *pass)
 	{
 		CmLeftover *leftover = lfirst(lc);
 
-		if (!leftover->is_copy)
+		if (leftover->is_copy)
+			clear_split = true;
+		else
 			(void) cm_attempt_commit(cm_partition_leftover_drop, leftover, leftover->owner, NIL);
 	}
+	if (clear_split)
+		(void) cm_partition_split_clear(pass->work.parent, pass->work.owner, pass->work.rest);
 }
 
 static void
