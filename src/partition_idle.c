@@ -17,10 +17,12 @@
  *				 has had its time (cm_partition_idle_until).  The plan changes
  *				 with nothing else
  *
- * A set whose mark is the same before that time has nothing to do.  All others
- * are looked at as a pass would.  No mark is written where rows decide: with
- * a default partition, or by numbers; nor where something was put off, failed,
- * is half retired or kept back.
+ * A set whose mark is the same before that time has nothing to do.  One whose
+ * mark is not gets a worker: most likely there is something to do, and if not,
+ * the pass writes a mark that holds.  No mark is written where rows decide:
+ * with a default partition, or by numbers; nor where something was put off,
+ * failed, is half retired or kept back.  Such a set is looked at as a pass
+ * would.
  *
  * The mark is taken before the bounds are read, so a change in between is one
  * since the mark.  Should one be held to be right all the same that is not
@@ -58,8 +60,9 @@ typedef struct Target
 	CmJobCall	call;
 	Oid			parent;
 	TransactionId settings_xmin;
-	bool		has_mark;		/* one that has not run out */
+	bool		has_mark;
 	int64		mark;
+	bool		in_time;		/* the mark has not run out */
 } Target;
 
 /* The row of one partition, as the mark has it. */
@@ -111,6 +114,7 @@ read_target(HeapTuple row, TupleDesc desc)
 	target->settings_xmin = DatumGetTransactionId(SPI_getbinval(row, desc, 4, &isnull));
 	target->mark = DatumGetInt64(SPI_getbinval(row, desc, 5, &isnull));
 	target->has_mark = !isnull;
+	target->in_time = DatumGetBool(SPI_getbinval(row, desc, 6, &isnull)) && !isnull;
 	return target;
 }
 
@@ -129,10 +133,9 @@ cm_partition_sets_find(Oid parent)
 
 	cm_catalog_enter(&scope);
 	SPI_execute_with_args("SELECT j.job_id, format('%I.%I', j.schema_name, j.relation_name), m.relid, s.xmin,"
-						  "       CASE WHEN t.last_roll <= now() AND now() < t.idle_until"
-						  "             AND NOT EXISTS (SELECT FROM concertmaster.partition_state p"
-						  "                              WHERE (p.schema_name, p.table_name) = (s.schema_name, s.table_name))"
-						  "            THEN t.idle_mark END"
+						  "       t.idle_mark, t.last_roll <= now() AND now() < t.idle_until AND NOT EXISTS"
+						  "         (SELECT FROM concertmaster.partition_state p"
+						  "           WHERE (p.schema_name, p.table_name) = (s.schema_name, s.table_name))"
 						  "  FROM concertmaster.job j"
 						  "  JOIN concertmaster.relation_map m USING (schema_name, relation_name)"
 						  "  LEFT JOIN concertmaster.partition_set s"
@@ -203,9 +206,11 @@ cm_partition_sets_busy(List *targets)
 
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextSwitchTo(context);
-		idle = (target->has_mark &&
-				cm_partition_mark(target->parent, target->settings_xmin) == target->mark) ||
-			looks_idle(target->parent);
+		if (target->has_mark)
+			idle = target->in_time &&
+				cm_partition_mark(target->parent, target->settings_xmin) == target->mark;
+		else
+			idle = looks_idle(target->parent);
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(context);
 		if (!idle)

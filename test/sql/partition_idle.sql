@@ -34,13 +34,15 @@ CALL concertmaster.roll_partitions();
 SELECT count(*) FROM concertmaster.partitions WHERE table_name = 't';
 SELECT * FROM notes;
 
--- 3. a partition more, or the time is over: the set is looked at, and idle
-SET client_min_messages = notice;
+-- 3. a partition more, or the time is over: a pass finds nothing to do, and notes it anew
 CREATE TABLE early PARTITION OF t FOR VALUES FROM ('2001-01-01') TO ('2002-01-01');
 CALL concertmaster.roll_partitions();
-UPDATE concertmaster.partition_set_state SET idle_until = now(), idle_mark = 0 WHERE table_name = 't';
+SET client_min_messages = notice;
 CALL concertmaster.roll_partitions();
 SET client_min_messages = warning;
+UPDATE concertmaster.partition_set_state SET idle_until = now() WHERE table_name = 't';
+CALL concertmaster.roll_partitions();
+SELECT * FROM notes;
 
 -- 4. a retention in other units than the period: not beyond the day on which the next one retires
 SELECT count(*) FROM concertmaster.alter_partition_set('t', retention => '40 days', retention_keep => false);
@@ -58,6 +60,9 @@ CREATE TABLE numbers (id bigint NOT NULL) PARTITION BY RANGE (id);
 SELECT count(*) FROM concertmaster.create_partition_set('numbers', width => 1000);
 CALL concertmaster.roll_partitions('numbers');
 SELECT * FROM notes;
+SET client_min_messages = notice;
+CALL concertmaster.roll_partitions();
+SET client_min_messages = warning;
 
 SELECT concertmaster.forget_partition_set('t'), concertmaster.forget_partition_set('numbers');
 DROP SCHEMA partition_idle CASCADE;
