@@ -5,10 +5,9 @@
  *
  * A worker is started with an order: look what is due in a database and do
  * the oldest of it, or run the named jobs, one after the other, as long as
- * somebody waits for that.  It connects
- * as the bootstrap superuser (and acts as owners inside transactions), claims its job, records
- * the start, hands the job to the room whose kind it is, records the end and
- * exits.  At the end of a run, and if it was to look also after the claim, it
+ * somebody waits for that.  It connects as the bootstrap superuser (and acts as
+ * owners inside transactions), claims its job, records the start, hands the job
+ * to the room whose kind it is, records the end and exits.  At the end of a run, and if it was to look also after the claim, it
  * publishes when the database's next job is due; that is all the launcher
  * knows.
  *
@@ -438,15 +437,13 @@ claim_fenced(const CmWorkerOrder *order, int64 job_id, Claim *claim)
 static void
 work(const CmWorkerOrder *order, int64 job_id, bool is_first, bool is_last)
 {
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "concertmaster job",
-												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext context = CurrentMemoryContext;
 	Claim		claim = {0};
 	CmJobOutcome outcome = {0};
 	CmRunStatus status;
 	ErrorData  *edata;
 	uint32		wakes = cm_database_wakes(MyDatabaseId);
 
-	MemoryContextSwitchTo(context);
 	claim_fenced(order, job_id, &claim);
 	if (order->mode == CM_WORKER_LOOK)
 		publish(&claim, wakes, false);
@@ -477,6 +474,19 @@ work(const CmWorkerOrder *order, int64 job_id, bool is_first, bool is_last)
 	record_end(&claim, status, edata, outcome.message, is_last);
 }
 
+/* The same with memory of its own: a worker can have many jobs. */
+static void
+work_apart(const CmWorkerOrder *order, int64 job_id, bool is_first, bool is_last)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "concertmaster job",
+												  ALLOCSET_DEFAULT_SIZES);
+
+	MemoryContextSwitchTo(context);
+	work(order, job_id, is_first, is_last);
+	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextDelete(context);
+}
+
 /* Entry point of a worker. */
 void
 cm_worker_main(Datum main_arg)
@@ -496,8 +506,8 @@ cm_worker_main(Datum main_arg)
 	/* A cancel while it connected can have been lost. */
 	if (cm_slot_must_stop(false))
 		proc_exit(0);
-	work(&order, jobs.ids[0], true, jobs.count <= 1);
+	work_apart(&order, jobs.ids[0], true, jobs.count <= 1);
 	for (int i = 1; i < jobs.count && !cm_slot_must_stop(true); i++)
-		work(&order, jobs.ids[i], false, i == jobs.count - 1);
+		work_apart(&order, jobs.ids[i], false, i == jobs.count - 1);
 	proc_exit(0);
 }
