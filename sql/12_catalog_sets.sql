@@ -52,6 +52,8 @@ CREATE TABLE concertmaster.partition_set_state (
     failures        bigint NOT NULL DEFAULT 0,
     sqlstate        text,
     last_error      text,
+    idle_until      timestamptz,
+    idle_mark       bigint,
     PRIMARY KEY (schema_name, table_name),
     FOREIGN KEY (schema_name, table_name) REFERENCES concertmaster.partition_set ON UPDATE CASCADE ON DELETE CASCADE
 );
@@ -70,6 +72,8 @@ COMMENT ON COLUMN concertmaster.partition_set_state.last_failure IS 'last failur
 COMMENT ON COLUMN concertmaster.partition_set_state.failures IS 'failures since the last success';
 COMMENT ON COLUMN concertmaster.partition_set_state.sqlstate IS 'SQLSTATE of the last failure, NULL after a success';
 COMMENT ON COLUMN concertmaster.partition_set_state.last_error IS 'text of the last failure, NULL after a success';
+COMMENT ON COLUMN concertmaster.partition_set_state.idle_until IS 'until when the set has nothing to do as long as its partitions and settings are what they were; NULL: that has to be looked at';
+COMMENT ON COLUMN concertmaster.partition_set_state.idle_mark IS 'which partitions and settings these are, in one number';
 
 -- Not dumped: partitions on their way out, or kept from it.
 CREATE TABLE concertmaster.partition_state (

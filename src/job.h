@@ -19,22 +19,24 @@
 typedef enum CmWorkerMode
 {
 	CM_WORKER_LOOK,				/* claim the oldest due job of the database */
-	CM_WORKER_JOB				/* run the jobs that the order names */
+	CM_WORKER_JOB				/* run the named jobs, one after the other */
 } CmWorkerMode;
 
-/* How many jobs one order can name: as many as fit into bgw_extra. */
-#define CM_ORDER_JOBS	12
-
-/* The order that a worker gets in bgw_extra. */
+/* The order that a worker gets in bgw_extra; which jobs are meant is in its slot. */
 typedef struct CmWorkerOrder
 {
 	CmSlotRef	slot;
 	CmWorkerMode mode;
 	bool		only_if_due;	/* JOB: not if somebody ran it meanwhile */
-	uint8		njobs;			/* JOB only */
 	Oid			datid;
-	int64		job_ids[CM_ORDER_JOBS]; /* run one after the other */
 } CmWorkerOrder;
+
+/* The jobs of an order, at most CM_SLOT_JOBS. */
+typedef struct CmOrderJobs
+{
+	int			count;
+	int64		ids[CM_SLOT_JOBS];
+} CmOrderJobs;
 
 /* When a job is to run; what job_clock.c reckons with. */
 typedef struct CmSchedule
@@ -88,8 +90,8 @@ extern void cm_jobs_prune(CmJobOutcome *outcome);
 
 /* in job_call.c: start the launcher or a worker */
 extern bool cm_launcher_start(void);
-extern CmReserve cm_worker_start(const CmWorkerOrder *order, bool background, bool waited,
-								 CmSlotRef *slot, BackgroundWorkerHandle **handle);
+extern CmReserve cm_worker_start(const CmWorkerOrder *order, const CmOrderJobs *jobs, bool background,
+								 bool waited, CmSlotRef *slot, BackgroundWorkerHandle **handle);
 
 PGDLLEXPORT extern void cm_worker_main(Datum main_arg);
 PGDLLEXPORT extern void cm_launcher_main(Datum main_arg);

@@ -11,8 +11,8 @@
  * needs no look into a table at all.
  *
  * Locks: none.  Cleanup: if the wait ends by an error (a cancel, a lost
- * connection), the worker is cancelled as by SIGINT, terminated if that does
- * not help, and the slot freed.
+ * connection), the worker is cancelled as by SIGINT and begins with no further
+ * job; it is terminated if that does not help, and the slot freed.
  *
  * What it does not do: record anything.  The worker records its run.
  *
@@ -58,12 +58,13 @@ typedef struct CallState
 } CallState;
 
 /*
- * Start a worker.  Returns CM_RESERVE_FULL also if all of the server's
- * background workers are taken; nothing is left behind then.
+ * Start a worker, for these jobs or, if jobs is NULL, to look what is due.
+ * Returns CM_RESERVE_FULL also if all of the server's background workers are
+ * taken; nothing is left behind then.
  */
 CmReserve
-cm_worker_start(const CmWorkerOrder *order, bool background, bool waited,
-				CmSlotRef *slot, BackgroundWorkerHandle **handle)
+cm_worker_start(const CmWorkerOrder *order, const CmOrderJobs *jobs, bool background,
+				bool waited, CmSlotRef *slot, BackgroundWorkerHandle **handle)
 {
 	BackgroundWorker worker = {0};
 	CmWorkerOrder full = *order;
@@ -71,7 +72,8 @@ cm_worker_start(const CmWorkerOrder *order, bool background, bool waited,
 
 	StaticAssertStmt(sizeof(CmWorkerOrder) <= BGW_EXTRALEN, "worker order does not fit");
 
-	reserve = cm_slot_reserve(order->datid, order->mode == CM_WORKER_JOB ? order->job_ids[0] : 0, background, waited, slot);
+	reserve = cm_slot_reserve(order->datid, jobs != NULL ? jobs->ids : NULL, jobs != NULL ? jobs->count : 0,
+							  background, waited, slot);
 	if (reserve != CM_RESERVED)
 		return reserve;
 	full.slot = *slot;
@@ -156,6 +158,8 @@ abandon_worker(int code, Datum arg)
 	CallState  *state = (CallState *) DatumGetPointer(arg);
 	pid_t		pid;
 
+	/* Before the cancel, so that the worker does not begin with its next job. */
+	cm_slot_release(state->slot);
 	if (state->handle != NULL)
 	{
 		if (GetBackgroundWorkerPid(state->handle, &pid) == BGWH_STARTED)
@@ -168,7 +172,6 @@ abandon_worker(int code, Datum arg)
 			(void) wait_for_end(state->handle, CANCEL_GRACE_MS);
 		}
 	}
-	cm_slot_release(state->slot);
 }
 
 /* Show the worker's progress to the client if it has changed. */
@@ -209,13 +212,14 @@ wait_moment(int *age_ms)
  * waits here, and not in a worker that others could use.
  */
 static void
-start_in_turn(const CmWorkerOrder *order, CallState *state, const char *name)
+start_in_turn(const CmOrderJobs *jobs, CallState *state, const char *name)
 {
+	CmWorkerOrder order = {.mode = CM_WORKER_JOB,.datid = MyDatabaseId};
 	CmReserve	told = CM_RESERVED;
 	CmReserve	reserve;
 	int			age_ms = 0;
 
-	while ((reserve = cm_worker_start(order, false, true, &state->slot, &state->handle)) != CM_RESERVED)
+	while ((reserve = cm_worker_start(&order, jobs, false, true, &state->slot, &state->handle)) != CM_RESERVED)
 	{
 		if (reserve == CM_RESERVE_FULL)
 			ereport(ERROR,
@@ -254,13 +258,16 @@ wait_and_show(CallState *state, const char *name, CmSlot *slot)
 	}
 }
 
-/* Unpack what cm_slot_finish() packed. */
+/* Unpack what cm_slot_finish() packed; nothing of a worker that never came to it. */
 static void
 read_outcome(const CmSlot *slot, Outcome *outcome)
 {
 	const char *parts[3];
 	const char *next = slot->text;
 
+	memset(outcome, 0, sizeof(Outcome));
+	if (slot->state != CM_SLOT_DONE)
+		return;
 	for (int i = 0; i < lengthof(parts); i++)
 	{
 		parts[i] = *next != '\0' ? next : NULL;
@@ -297,18 +304,18 @@ raise_outcome(const CmSlot *slot, const Outcome *outcome, const char *name)
 }
 
 /*
- * Have a worker carry out an order, and wait for its end.  The caller's
- * transaction is committed.  What came of the last job is in *slot.
+ * Have a worker run jobs, and wait for its end.  The caller's transaction is
+ * committed.  What came of the last job is in *slot.
  */
 static void
-call_worker(const CmWorkerOrder *order, const char *name, CmSlot *slot)
+call_worker(const CmOrderJobs *jobs, const char *name, CmSlot *slot)
 {
 	CallState	state = {0};
 
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect_ext failed");
 	SPI_commit();
-	start_in_turn(order, &state, name);
+	start_in_turn(jobs, &state, name);
 
 	PG_ENSURE_ERROR_CLEANUP(abandon_worker, PointerGetDatum(&state));
 	{
@@ -340,7 +347,7 @@ bool
 cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	CmWorkerOrder order = {.mode = CM_WORKER_JOB,.datid = MyDatabaseId,.njobs = 1,.job_ids = {job_id}};
+	CmOrderJobs jobs = {.count = 1,.ids = {job_id}};
 	Outcome		outcome;
 	CmSlot	   *slot = palloc0(sizeof(CmSlot));
 	CmJob	   *job;
@@ -350,7 +357,7 @@ cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message)
 	job = cm_job_load(job_id);
 	if (job == NULL)
 		elog(ERROR, "job " INT64_FORMAT " does not exist", job_id);
-	call_worker(&order, job->name, slot);
+	call_worker(&jobs, job->name, slot);
 
 	MemoryContextSwitchTo(caller);
 	read_outcome(slot, &outcome);
@@ -385,9 +392,9 @@ read_run(CmJobCall *call, int64 after)
 	CmScope		scope;
 
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT status, sqlstate, message, detail, hint FROM concertmaster.job_run"
+	cm_query("SELECT status, sqlstate, message, detail, hint FROM concertmaster.job_run"
 						  " WHERE job_id = $1 AND run_id > $2 ORDER BY run_id LIMIT 1",
-						  2, types, values, NULL, false, 1);
+						  2, types, values, NULL);
 	if (SPI_processed > 0)
 	{
 		HeapTuple	row = SPI_tuptable->vals[0];
@@ -422,17 +429,17 @@ cm_jobs_call(FunctionCallInfo fcinfo, List *calls, const char *name)
 	require_callable(fcinfo);
 	foreach(lc, calls)
 		cm_job_require_owner(((CmJobCall *) lfirst(lc))->job_id);
-	for (int at = 0; at < list_length(calls); at += CM_ORDER_JOBS)
+	for (int at = 0; at < list_length(calls); at += CM_SLOT_JOBS)
 	{
-		CmWorkerOrder order = {.mode = CM_WORKER_JOB,.datid = MyDatabaseId};
+		CmOrderJobs jobs = {0};
 		CmSlot	   *slot = palloc0(sizeof(CmSlot));
 
-		while (order.njobs < CM_ORDER_JOBS && at + order.njobs < list_length(calls))
+		while (jobs.count < CM_SLOT_JOBS && at + jobs.count < list_length(calls))
 		{
-			order.job_ids[order.njobs] = ((CmJobCall *) list_nth(calls, at + order.njobs))->job_id;
-			order.njobs++;
+			jobs.ids[jobs.count] = ((CmJobCall *) list_nth(calls, at + jobs.count))->job_id;
+			jobs.count++;
 		}
-		call_worker(&order, name, slot);
+		call_worker(&jobs, name, slot);
 		MemoryContextSwitchTo(caller);
 		pfree(slot);
 	}

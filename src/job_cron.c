@@ -97,14 +97,14 @@ cm_run_due_jobs(PG_FUNCTION_ARGS)
 	jobs = list_due_jobs(&count);
 	while (seen < count && cm_slots_background() < cm_max_workers)
 	{
-		CmWorkerOrder order = {.mode = CM_WORKER_JOB,.only_if_due = true,.njobs = 1,.datid = MyDatabaseId};
+		CmWorkerOrder order = {.mode = CM_WORKER_JOB,.only_if_due = true,.datid = MyDatabaseId};
+		CmOrderJobs order_jobs = {.count = 1,.ids = {jobs[seen]}};
 		CmSlotRef	slot;
 		BackgroundWorkerHandle *handle;
 		CmReserve	reserve;
 
 		/* One that another worker has is being seen to. */
-		order.job_ids[0] = jobs[seen];
-		reserve = cm_worker_start(&order, true, false, &slot, &handle);
+		reserve = cm_worker_start(&order, &order_jobs, true, false, &slot, &handle);
 		if (reserve == CM_RESERVE_FULL)
 			break;
 		if (reserve == CM_RESERVED)

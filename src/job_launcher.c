@@ -183,7 +183,7 @@ start_worker(Launcher *launcher, Oid datid)
 		launcher->no_worker_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), REAP_PAUSE_MS);
 		return false;
 	}
-	if (cm_worker_start(&order, true, false, &started->slot, &started->handle) == CM_RESERVED)
+	if (cm_worker_start(&order, NULL, true, false, &started->slot, &started->handle) == CM_RESERVED)
 	{
 		launcher->no_worker_ms = 0;
 		return true;

@@ -363,12 +363,12 @@ cm_job_load(int64 job_id)
 
 	values[0] = Int64GetDatum(job_id);
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT j.name, j.kind, j.schema_name, j.relation_name, j.phase::text,"
+	cm_query("SELECT j.name, j.kind, j.schema_name, j.relation_name, j.phase::text,"
 						  "       (SELECT o.rolname FROM pg_roles o WHERE o.oid ="
 						  "         CASE WHEN j.kind = 'prune' THEN" OUR_OID " ELSE " OWNER_OID " END)"
 						  "  FROM concertmaster.job j LEFT JOIN concertmaster.job_state s USING (job_id)"
 						  " WHERE job_id = $1",
-						  1, types, values, NULL, false, 1);
+						  1, types, values, NULL);
 	if (SPI_processed > 0)
 	{
 		char	   *column[6];

@@ -105,23 +105,33 @@ cm_job_unlock(int64 job_id)
 }
 
 /*
- * Lock a row, if there is one, and if nobody else has it locked.  Caller is in
+ * Lock a row, if there is one, and if nobody else has it locked.  lock and
+ * look: literals that lock and look for the row of that number.  Caller is in
  * a catalog scope.
  */
 static bool
-lock_row(const char *table, const char *key, int64 value, const char *strength)
+lock_row(const char *lock, const char *look, int64 number)
 {
-	char	   *sql = psprintf("SELECT FROM concertmaster.%s WHERE %s = $1", table, key);
 	Oid			types[1] = {INT8OID};
 	Datum		values[1];
 
-	values[0] = Int64GetDatum(value);
-	SPI_execute_with_args(psprintf("%s FOR %s SKIP LOCKED", sql, strength),
-						  1, types, values, NULL, false, 1);
+	values[0] = Int64GetDatum(number);
+	cm_query(lock, 1, types, values, NULL);
 	if (SPI_processed > 0)
 		return true;
-	SPI_execute_with_args(sql, 1, types, values, NULL, false, 1);
+	cm_query(look, 1, types, values, NULL);
 	return SPI_processed == 0;
+}
+
+#define LOCK_ROW(table, key, number, strength) \
+	lock_row("SELECT FROM concertmaster." table " WHERE " key " = $1 FOR " strength " SKIP LOCKED", \
+			 "SELECT FROM concertmaster." table " WHERE " key " = $1", (number))
+
+/* As LOCK_ROW(), a run's row. */
+static bool
+lock_run(int64 run_id)
+{
+	return LOCK_ROW("job_run", "run_id", run_id, "UPDATE");
 }
 
 /*
@@ -132,8 +142,8 @@ lock_row(const char *table, const char *key, int64 value, const char *strength)
 static bool
 lock_rows(int64 job_id)
 {
-	return lock_row("job", "job_id", job_id, "KEY SHARE") &&
-		lock_row("job_state", "job_id", job_id, "UPDATE");
+	return LOCK_ROW("job", "job_id", job_id, "KEY SHARE") &&
+		LOCK_ROW("job_state", "job_id", job_id, "UPDATE");
 }
 
 /* As lock_rows(), for a caller outside of any scope. */
@@ -353,7 +363,7 @@ cm_run_finish(const CmRun *run, CmRunStatus status, const ErrorData *edata,
 	}
 	cm_catalog_enter(&scope);
 	locked = (run_only || lock_rows(run->job_id)) &&
-		lock_row("job_run", "run_id", run->run_id, "UPDATE");
+		lock_run(run->run_id);
 	if (locked && write_run(run->run_id, &end, &start_time) && !run_only)
 		write_state(run->job_id, status, &end, start_time);
 	cm_scope_leave(&scope);
@@ -379,7 +389,7 @@ cm_runs_close_dead(bool *busy)
 	end.time = GetCurrentTimestamp();
 
 	cm_catalog_enter(&scope);
-	SPI_execute("SELECT job_id, run_id FROM concertmaster.job_run WHERE status = 'running'", false, 0);
+	cm_query("SELECT job_id, run_id FROM concertmaster.job_run WHERE status = 'running'", 0, NULL, NULL, NULL);
 	runs = SPI_tuptable;
 	count = SPI_processed;
 	for (uint64 i = 0; i < count; i++)
@@ -391,7 +401,7 @@ cm_runs_close_dead(bool *busy)
 
 		if (!take_lock(job_id, false, false))
 			continue;
-		if (!lock_rows(job_id) || !lock_row("job_run", "run_id", run_id, "UPDATE"))
+		if (!lock_rows(job_id) || !lock_run(run_id))
 			*busy = true;
 		else if (write_run(run_id, &end, &start_time))
 		{

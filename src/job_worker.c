@@ -4,10 +4,10 @@
  *	  The worker: one database, one job at a time, the error fence.
  *
  * A worker is started with an order: look what is due in a database and do
- * the oldest of it, or run the named jobs, one after the other.  It connects
- * as the bootstrap superuser (and acts as owners inside transactions), claims its job, records
- * the start, hands the job to the room whose kind it is, records the end and
- * exits.  At the end of a run, and if it was to look also after the claim, it
+ * the oldest of it, or run the named jobs, one after the other, as long as
+ * somebody waits for that.  It connects as the bootstrap superuser (and acts as
+ * owners inside transactions), claims its job, records the start, hands the job
+ * to the room whose kind it is, records the end and exits.  At the end of a run, and if it was to look also after the claim, it
  * publishes when the database's next job is due; that is all the launcher
  * knows.
  *
@@ -430,22 +430,20 @@ claim_fenced(const CmWorkerOrder *order, int64 job_id, Claim *claim)
 	PG_END_TRY();
 }
 
-/* Claim, run, record; number: of the order's jobs. */
+/*
+ * Claim, run, record; job_id: 0 for what is due.  is_first, is_last: of this
+ * worker's jobs.
+ */
 static void
-work(const CmWorkerOrder *order, int number)
+work(const CmWorkerOrder *order, int64 job_id, bool is_first, bool is_last)
 {
-	int64		job_id = order->job_ids[number];
-	bool		is_first = number == 0;
-	bool		is_last = number >= order->njobs - 1;
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "concertmaster job",
-												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext context = CurrentMemoryContext;
 	Claim		claim = {0};
 	CmJobOutcome outcome = {0};
 	CmRunStatus status;
 	ErrorData  *edata;
 	uint32		wakes = cm_database_wakes(MyDatabaseId);
 
-	MemoryContextSwitchTo(context);
 	claim_fenced(order, job_id, &claim);
 	if (order->mode == CM_WORKER_LOOK)
 		publish(&claim, wakes, false);
@@ -463,7 +461,7 @@ work(const CmWorkerOrder *order, int number)
 
 	if (edata == NULL)
 		status = outcome.deferred ? CM_RUN_DEFERRED : CM_RUN_SUCCEEDED;
-	else if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED && cm_slot_must_stop())
+	else if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED && cm_slot_must_stop(false))
 	{
 		status = CM_RUN_DEFERRED;
 		outcome.message = "made way for a command that needs the database to itself";
@@ -476,25 +474,40 @@ work(const CmWorkerOrder *order, int number)
 	record_end(&claim, status, edata, outcome.message, is_last);
 }
 
+/* The same with memory of its own: a worker can have many jobs. */
+static void
+work_apart(const CmWorkerOrder *order, int64 job_id, bool is_first, bool is_last)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "concertmaster job",
+												  ALLOCSET_DEFAULT_SIZES);
+
+	MemoryContextSwitchTo(context);
+	work(order, job_id, is_first, is_last);
+	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextDelete(context);
+}
+
 /* Entry point of a worker. */
 void
 cm_worker_main(Datum main_arg)
 {
 	CmWorkerOrder order;
+	CmOrderJobs jobs = {0};
 
 	memcpy(&order, MyBgworkerEntry->bgw_extra, sizeof(order));
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 
-	if (!cm_slot_attach(order.slot))
+	if (!cm_slot_attach(order.slot, jobs.ids, &jobs.count))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(order.datid, InvalidOid, 0);
 	cm_session_pin();
 
 	/* A cancel while it connected can have been lost. */
-	if (cm_slot_must_stop())
+	if (cm_slot_must_stop(false))
 		proc_exit(0);
-	for (int i = 0; i < Max(1, order.njobs); i++)
-		work(&order, i);
+	work_apart(&order, jobs.ids[0], true, jobs.count <= 1);
+	for (int i = 1; i < jobs.count && !cm_slot_must_stop(true); i++)
+		work_apart(&order, jobs.ids[i], false, i == jobs.count - 1);
 	proc_exit(0);
 }

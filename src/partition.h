@@ -100,6 +100,7 @@ typedef struct CmPartitionWork
 	Oid			parent;
 	Oid			owner;
 	CmPartitionSettings settings;
+	int64		mark;			/* of what this is based on; see partition_idle.c */
 	List	   *existing;		/* CmPartition */
 	int64		now;			/* a point */
 	bool		has_newest_value;	/* NUMBER, and there is a row */
@@ -140,6 +141,8 @@ typedef struct CmSetReport
 	bool		has_default;
 	int64		default_rows;
 	const ErrorData *failure;	/* NULL: none */
+	TimestampTz idle_until;		/* 0: not known to be idle; see partition_idle.c */
+	int64		idle_mark;
 } CmSetReport;
 
 /* in partition_bounds.c: reads the catalog, takes no lock on user relations */
@@ -158,10 +161,10 @@ extern void cm_partition_leaf_create(void *leaf);
 extern void cm_partition_leaf_attach(void *leaf);
 extern void cm_partition_leaf_drain(void *leaf);
 extern void cm_partition_leaf_drop(void *leaf);
-extern Oid	cm_partition_leaf_model(const CmLeaf *leaf);
+extern Oid	cm_partition_leaf_model(const CmLeaf *leaf, const List *existing);
 extern void cm_partition_leaf_identity(Oid relid, Oid model);
-extern char *cm_partition_attach_sql(const char *parent, const CmLeaf *leaf);
 extern char *cm_partition_bounds_sql(const List *existing, const CmAxis *axis, int64 from, int64 to);
+extern char *cm_partition_attach_sql(const char *parent, const CmLeaf *leaf, const List *existing);
 
 /* in partition_locks.c: which locks each step takes */
 extern List *cm_partition_partners(Oid parent);
@@ -197,6 +200,11 @@ extern char *cm_partition_columns(Oid parent);
 /* in partition_work.c: what the next pass does */
 extern void cm_partition_work(Oid parent, CmPartitionWork *work);
 extern CmLeaf *cm_partition_leaf(Oid parent, const CmAxis *axis, const CmPartitionPlanned *planned);
+
+/* in partition_idle.c: sets with nothing to do */
+extern int64 cm_partition_mark(Oid parent, TransactionId settings_xmin);
+extern List *cm_partition_sets_find(Oid parent);
+extern List *cm_partition_sets_busy(List *targets);
 
 /* in partition_pass.c: the worker's pass */
 extern bool cm_partition_is_idle(Oid parent);

@@ -8,7 +8,7 @@
  * whatever locks it took are held until the caller commits.  plan_partitions()
  * shows what the next pass does.  roll_partitions() is a procedure: workers do
  * the passes, in transactions of their own; for a set where there is nothing
- * to do none is started.
+ * to do none is started (partition_idle.c).
  *
  * Every door asks first whether the caller owns the table, then works as the
  * table's owner (partition_leaf.c) or the extension's (catalog tables).
@@ -18,14 +18,12 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/datetime.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -346,102 +344,6 @@ cm__partition_plan(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* The jobs to run: of one table, or of every set that the caller may manage; as CmJobCall. */
-static List *
-find_targets(Oid parent, List **parents)
-{
-	MemoryContext context = CurrentMemoryContext;
-	Oid			types[2] = {OIDOID, OIDOID};
-	Datum		values[2];
-	List	   *targets = NIL;
-	CmScope		scope;
-
-	values[0] = ObjectIdGetDatum(parent);
-	values[1] = ObjectIdGetDatum(GetUserId());
-	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT j.job_id, format('%I.%I', j.schema_name, j.relation_name), m.relid"
-						  "  FROM concertmaster.job j"
-						  "  JOIN concertmaster.relation_map m USING (schema_name, relation_name)"
-						  " WHERE j.kind = 'roll' AND (m.relid = $1 OR $1 = 0)"
-						  "   AND pg_has_role($2, (SELECT c.relowner FROM pg_class c WHERE c.oid = m.relid), 'USAGE')"
-						  " ORDER BY j.schema_name, j.relation_name",
-						  2, types, values, NULL, false, 0);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		HeapTuple	row = SPI_tuptable->vals[i];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
-		MemoryContext spi_context = MemoryContextSwitchTo(context);
-		CmJobCall  *target = palloc0(sizeof(CmJobCall));
-		bool		isnull;
-
-		target->job_id = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
-		target->name = SPI_getvalue(row, desc, 2);
-		targets = lappend(targets, target);
-		*parents = lappend_oid(*parents, DatumGetObjectId(SPI_getbinval(row, desc, 3, &isnull)));
-		MemoryContextSwitchTo(spi_context);
-	}
-	cm_scope_leave(&scope);
-	return targets;
-}
-
-/* What idle_step() is about. */
-typedef struct IdleQuestion
-{
-	Oid			parent;
-	bool		idle;
-} IdleQuestion;
-
-static void
-idle_step(void *arg)
-{
-	IdleQuestion *question = arg;
-
-	question->idle = cm_partition_is_idle(question->parent);
-}
-
-/*
- * Is there nothing to do for a set?  Found out in a subtransaction; if that
- * fails, its worker will find the same, and record it.
- */
-static bool
-is_idle(Oid parent)
-{
-	IdleQuestion question = {.parent = parent};
-	bool		deadline_was_hit;
-	ErrorData  *edata = cm_subtransaction(idle_step, &question, &deadline_was_hit);
-
-	if (edata != NULL && edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		ReThrowError(edata);
-	return edata == NULL && question.idle;
-}
-
-/* Those of the sets where there is something to do. */
-static List *
-leave_out_idle(List *targets, List *parents)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext context = AllocSetContextCreate(caller, "concertmaster idle sets",
-												  ALLOCSET_DEFAULT_SIZES);
-	List	   *result = NIL;
-	ListCell   *target;
-	ListCell   *parent;
-
-	forboth(target, targets, parent, parents)
-	{
-		bool		idle;
-
-		CHECK_FOR_INTERRUPTS();
-		MemoryContextSwitchTo(context);
-		idle = is_idle(lfirst_oid(parent));
-		MemoryContextSwitchTo(caller);
-		MemoryContextReset(context);
-		if (!idle)
-			result = lappend(result, lfirst(target));
-	}
-	MemoryContextDelete(context);
-	return result;
-}
-
 /* Tell the caller how it went with a set; false if it failed. */
 static bool
 tell_outcome(const CmJobCall *target)
@@ -483,7 +385,6 @@ Datum
 cm_roll_partitions(PG_FUNCTION_ARGS)
 {
 	Oid			parent = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
-	List	   *parents = NIL;
 	List	   *targets;
 	int			total;
 	int			failed = 0;
@@ -494,7 +395,7 @@ cm_roll_partitions(PG_FUNCTION_ARGS)
 	if (OidIsValid(parent))
 		(void) cm_partition_open_door(parent, "roll_partitions()");
 	cm_relations_reconcile();
-	targets = find_targets(parent, &parents);
+	targets = cm_partition_sets_find(parent);
 	total = list_length(targets);
 
 	if (OidIsValid(parent))
@@ -504,7 +405,7 @@ cm_roll_partitions(PG_FUNCTION_ARGS)
 		roll_one(fcinfo, linitial(targets));
 		PG_RETURN_VOID();
 	}
-	targets = leave_out_idle(targets, parents);
+	targets = cm_partition_sets_busy(targets);
 	if (list_length(targets) < total)
 		ereport(NOTICE,
 				(errmsg_plural("%d partition set has nothing to do",

@@ -142,17 +142,18 @@ cm_partition_leaf_quoted(const CmLeaf *leaf)
 
 /*
  * The relation that the new leaf takes after: the plain table among the
- * parent's partitions that holds the latest values, else the parent itself.
+ * parent's partitions, existing, that holds the latest values, else the parent
+ * itself.
  */
 Oid
-cm_partition_leaf_model(const CmLeaf *leaf)
+cm_partition_leaf_model(const CmLeaf *leaf, const List *existing)
 {
 	CmPartition *newest = NULL;
 	ListCell   *cell;
 
 	if (OidIsValid(leaf->model))
 		return leaf->model;
-	foreach(cell, cm_partition_existing(leaf->parent, &leaf->axis))
+	foreach(cell, existing)
 	{
 		CmPartition *partition = lfirst(cell);
 
@@ -319,19 +320,19 @@ copy_n_distinct(Oid relid, Oid model)
 
 /*
  * Keep others from adding partitions until the transaction ends, so that what
- * we read stays true.  Returns whether the leaf's range is still free, and
- * says so in leaf->stale.
+ * we read stays true: *existing.  Returns whether the leaf's range is still
+ * free, and says so in leaf->stale.
  */
 static bool
-lock_parent(CmLeaf *leaf, LOCKMODE mode)
+lock_parent(CmLeaf *leaf, LOCKMODE mode, List **existing)
 {
 	LockRelationOid(leaf->parent, mode);
 	if (get_rel_name(leaf->parent) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table with OID %u was dropped meanwhile", leaf->parent)));
-	leaf->stale = cm_partition_overlapping(cm_partition_existing(leaf->parent, &leaf->axis),
-										   leaf->from, leaf->to) != NULL;
+	*existing = cm_partition_existing(leaf->parent, &leaf->axis);
+	leaf->stale = cm_partition_overlapping(*existing, leaf->from, leaf->to) != NULL;
 	return !leaf->stale;
 }
 
@@ -346,11 +347,12 @@ cm_partition_leaf_create(void *arg)
 {
 	CmLeaf	   *leaf = arg;
 	CmScope		scope;
+	List	   *existing;
 	Oid			model;
 	Oid			relid;
 
 	cm_partition_enter(&scope, leaf->owner);
-	if (!lock_parent(leaf, ShareUpdateExclusiveLock))
+	if (!lock_parent(leaf, ShareUpdateExclusiveLock, &existing))
 	{
 		cm_scope_leave(&scope);
 		return;
@@ -362,7 +364,7 @@ cm_partition_leaf_create(void *arg)
 	 * for them: many indexes may take their time.
 	 */
 	(void) cm_deadline_disarm();
-	model = cm_partition_leaf_model(leaf);
+	model = cm_partition_leaf_model(leaf, existing);
 	pin_tablespace(leaf, model);
 	create_table(leaf, model);
 	relid = find_table(leaf);
@@ -408,23 +410,24 @@ cm_partition_bounds_sql(const List *existing, const CmAxis *axis, int64 from, in
 					cm_partition_bound_sql(existing, axis, to));
 }
 
-/* The statement that attaches the leaf to the parent, or to another table like it, quoted. */
+/*
+ * The statement that attaches the leaf to the parent, or to another table like
+ * it, quoted.  existing: the parent's partitions, for their exact bounds.
+ */
 char *
-cm_partition_attach_sql(const char *parent, const CmLeaf *leaf)
+cm_partition_attach_sql(const char *parent, const CmLeaf *leaf, const List *existing)
 {
-	List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
-
 	return psprintf("ALTER TABLE %s ATTACH PARTITION %s %s", parent, cm_partition_leaf_quoted(leaf),
 					cm_partition_bounds_sql(existing, &leaf->axis, leaf->from, leaf->to));
 }
 
 /* ATTACH, and what can only be said of a partition.  Caller has the locks. */
 static void
-attach_table(const CmLeaf *leaf)
+attach_table(const CmLeaf *leaf, const List *existing)
 {
-	Oid			model = cm_partition_leaf_model(leaf);
+	Oid			model = cm_partition_leaf_model(leaf, existing);
 
-	cm_partition_execute(cm_partition_attach_sql(cm_relation_quoted(leaf->parent), leaf));
+	cm_partition_execute(cm_partition_attach_sql(cm_relation_quoted(leaf->parent), leaf, existing));
 	cm_partition_leaf_identity(find_table(leaf), model);
 	cm_partition_execute(psprintf("COMMENT ON TABLE %s IS NULL", cm_partition_leaf_quoted(leaf)));
 }
@@ -439,19 +442,20 @@ cm_partition_leaf_attach(void *arg)
 {
 	CmLeaf	   *leaf = arg;
 	CmScope		scope;
+	List	   *existing;
 
 	/* In one transaction with the first step, that has ended the deadline. */
 	cm_deadline_arm(cm_ddl_deadline);
 	cm_partition_enter(&scope, leaf->owner);
 
 	/* Whoever forgot the set meanwhile has removed the table. */
-	if (lock_parent(leaf, ShareUpdateExclusiveLock))
+	if (lock_parent(leaf, ShareUpdateExclusiveLock, &existing))
 		leaf->stale = !OidIsValid(find_table(leaf));
 	if (!leaf->stale)
 	{
 		if (!cm_partition_locks_others(leaf->parent))
 			(void) cm_deadline_disarm();
-		attach_table(leaf);
+		attach_table(leaf, existing);
 	}
 	cm_scope_leave(&scope);
 }
@@ -474,9 +478,8 @@ lock_for_drain(const CmLeaf *leaf, Oid rest)
 
 /* Move the rows that belong in the leaf.  Caller has the locks. */
 static void
-move_rows(CmLeaf *leaf, Oid rest)
+move_rows(CmLeaf *leaf, Oid rest, const List *existing)
 {
-	List	   *existing = cm_partition_existing(leaf->parent, &leaf->axis);
 	char	   *key = cm_partition_key_name(leaf->parent);
 	char	   *columns = cm_partition_columns(leaf->parent);
 	StringInfoData sql;
@@ -517,17 +520,18 @@ cm_partition_leaf_drain(void *arg)
 {
 	CmLeaf	   *leaf = arg;
 	CmScope		scope;
+	List	   *existing;
 	Oid			rest;
 
 	cm_partition_enter(&scope, leaf->owner);
-	if (lock_parent(leaf, ShareRowExclusiveLock))
+	if (lock_parent(leaf, ShareRowExclusiveLock, &existing))
 		leaf->stale = !OidIsValid(find_table(leaf));
 	rest = get_default_partition_oid(leaf->parent);
 	if (!leaf->stale && OidIsValid(rest))
 	{
 		lock_for_drain(leaf, rest);
-		move_rows(leaf, rest);
-		attach_table(leaf);
+		move_rows(leaf, rest, existing);
+		attach_table(leaf, existing);
 	}
 	cm_scope_leave(&scope);
 }

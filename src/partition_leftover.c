@@ -27,14 +27,21 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_type.h"
 #include "commands/comment.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 
 #include "compat.h"
 #include "partition.h"
@@ -42,58 +49,92 @@
 /* As much of a table's name as its partitions' names begin with, at the least. */
 #define NAME_PREFIX		16
 
+/* The two comments that a leftover of one table can have. */
+typedef struct Marks
+{
+	char	   *leaf;
+	char	   *copy;
+} Marks;
+
+/* The relation as a leftover, or NULL if it is none. */
+static CmLeftover *
+read_leftover(Form_pg_class form, const Marks *marks, Oid parent)
+{
+	char	   *comment;
+	CmLeftover *leftover;
+	bool		is_copy;
+
+	if (form->relispartition ||
+		(form->relkind != RELKIND_RELATION && form->relkind != RELKIND_PARTITIONED_TABLE))
+		return NULL;
+	comment = GetComment(form->oid, RelationRelationId, 0);
+	if (comment == NULL)
+		return NULL;
+	is_copy = strcmp(comment, marks->copy) == 0;
+	if (!is_copy && (form->relkind != RELKIND_RELATION || strcmp(comment, marks->leaf) != 0))
+		return NULL;
+	leftover = palloc(sizeof(CmLeftover));
+	leftover->relid = form->oid;
+	leftover->owner = form->relowner;
+	leftover->parent = parent;
+	leftover->is_copy = is_copy;
+	return leftover;
+}
+
 /*
- * The leftovers of a table, as CmLeftover: marked with its name, and owned by
- * a role that userid may act for.  parent can be InvalidOid, if it is gone.
+ * Those of a schema whose names begin so and that userid may act for.  By the
+ * beginning of the name, which an index has, and not by the comment; and not
+ * as a query, whose plan would have to be made for each name anew.
+ */
+static List *
+scan_names(Oid schema, const char *prefix, Oid userid, const Marks *marks, Oid parent)
+{
+	Relation	classes = table_open(RelationRelationId, AccessShareLock);
+	Relation	by_name = index_open(ClassNameNspIndexId, AccessShareLock);
+	List	   *leftovers = NIL;
+	NameData	first;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	namestrcpy(&first, prefix);
+	ScanKeyInit(&key, Anum_pg_class_relname, BTGreaterEqualStrategyNumber, F_NAMEGE,
+				NameGetDatum(&first));
+	scan = systable_beginscan_ordered(classes, by_name, NULL, 1, &key);
+	while ((tuple = systable_getnext_ordered(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_class form = (Form_pg_class) GETSTRUCT(tuple);
+		CmLeftover *leftover;
+
+		if (strncmp(NameStr(form->relname), prefix, strlen(prefix)) != 0)
+			break;
+		if (form->relnamespace != schema || !has_privs_of_role(userid, form->relowner))
+			continue;
+		leftover = read_leftover(form, marks, parent);
+		if (leftover != NULL)
+			leftovers = form->relkind == RELKIND_PARTITIONED_TABLE ?
+				lcons(leftover, leftovers) : lappend(leftovers, leftover);
+	}
+	systable_endscan_ordered(scan);
+	index_close(by_name, AccessShareLock);
+	table_close(classes, AccessShareLock);
+	return leftovers;
+}
+
+/*
+ * The leftovers of a table, as CmLeftover, a staging table first: marked with
+ * its name, and owned by a role that userid may act for.  parent can be
+ * InvalidOid, if it is gone.
  */
 List *
 cm_partition_leftovers(Oid parent, const char *schema_name, const char *table_name, Oid userid)
 {
-	MemoryContext context = CurrentMemoryContext;
-	List	   *leftovers = NIL;
-	Oid			types[5] = {TEXTOID, OIDOID, TEXTOID, TEXTOID, TEXTOID};
-	Datum		values[5];
-	CmScope		scope;
+	Oid			schema = get_namespace_oid(schema_name, true);
+	char	   *quoted = quote_qualified_identifier(schema_name, table_name);
+	char	   *prefix = pnstrdup(table_name, pg_mbcliplen(table_name, strlen(table_name), NAME_PREFIX));
+	Marks		marks = {psprintf(CM_PARTITION_MARK "%s", quoted), psprintf(CM_SPLIT_MARK "%s", quoted)};
 
-	values[0] = CStringGetTextDatum(psprintf(CM_PARTITION_MARK "%s",
-											 quote_qualified_identifier(schema_name, table_name)));
-	values[1] = ObjectIdGetDatum(userid);
-	values[2] = CStringGetTextDatum(schema_name);
-	values[3] = CStringGetTextDatum(pnstrdup(table_name, pg_mbcliplen(table_name, strlen(table_name), NAME_PREFIX)));
-	values[4] = CStringGetTextDatum(psprintf(CM_SPLIT_MARK "%s",
-											 quote_qualified_identifier(schema_name, table_name)));
-	cm_catalog_enter(&scope);
-
-	/*
-	 * By the beginning of the name, which an index has; not by the comment.
-	 * E'' because the session can have standard_conforming_strings off.
-	 */
-	cm_query("SELECT c.oid, c.relowner, c.is_copy"
-			 "  FROM (SELECT *, obj_description(oid, 'pg_class') = $5 AS is_copy FROM pg_class) c"
-			 " WHERE c.relname LIKE replace(replace(replace($4, E'\\\\', E'\\\\\\\\'), '%', E'\\\\%'), '_', E'\\\\_') || '%'"
-			 "   AND c.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = $3)"
-			 "   AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
-			 "   AND (c.is_copy OR c.relkind = 'r' AND obj_description(c.oid, 'pg_class') = $1)"
-			 "   AND pg_has_role($2, c.relowner, 'USAGE')"
-			 " ORDER BY c.relkind, c.relname",
-			 5, types, values, NULL);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		HeapTuple	row = SPI_tuptable->vals[i];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
-		MemoryContext spi_context = MemoryContextSwitchTo(context);
-		CmLeftover *leftover = palloc(sizeof(CmLeftover));
-		bool		isnull;
-
-		leftover->relid = DatumGetObjectId(SPI_getbinval(row, desc, 1, &isnull));
-		leftover->owner = DatumGetObjectId(SPI_getbinval(row, desc, 2, &isnull));
-		leftover->is_copy = DatumGetBool(SPI_getbinval(row, desc, 3, &isnull));
-		leftover->parent = parent;
-		leftovers = lappend(leftovers, leftover);
-		MemoryContextSwitchTo(spi_context);
-	}
-	cm_scope_leave(&scope);
-	return leftovers;
+	return OidIsValid(schema) ? scan_names(schema, prefix, userid, &marks, parent) : NIL;
 }
 
 /* Is it still what was found?  Caller holds its lock. */

@@ -28,18 +28,25 @@
  * SUE: SHARE UPDATE EXCLUSIVE, with which readers and writers go on; SRX:
  * SHARE ROW EXCLUSIVE, writers wait; AX: ACCESS EXCLUSIVE, all wait.
  *
- * Locks: none.  Reads pg_constraint with the transaction's snapshot.
+ * Locks: none.  Reads pg_constraint and pg_depend.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/indexing.h"
 #include "catalog/partition.h"
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
+#include "catalog/pg_depend.h"
+#include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
+#include "utils/syscache.h"
 
 #include "partition.h"
 
@@ -57,37 +64,88 @@ is_made_here(Oid relid)
 	return result;
 }
 
+/* The tables that a table references. */
+static List *
+find_referenced(Oid relid)
+{
+	Relation	constraints = table_open(ConstraintRelationId, AccessShareLock);
+	List	   *result = NIL;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_constraint_conrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(constraints, ConstraintRelidTypidNameIndexId, true, NULL, 1, &key);
+	while ((tuple = systable_getnext(scan)) != NULL)
+	{
+		Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT(tuple);
+
+		if (form->contype == CONSTRAINT_FOREIGN)
+			result = list_append_unique_oid(result, form->confrelid);
+	}
+	systable_endscan(scan);
+	table_close(constraints, AccessShareLock);
+	return result;
+}
+
+/* The table whose foreign key this constraint is, if it is one that references relid. */
+static Oid
+referencing_table(Oid constraint, Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
+	Form_pg_constraint form;
+	Oid			result = InvalidOid;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	form = (Form_pg_constraint) GETSTRUCT(tuple);
+	if (form->contype == CONSTRAINT_FOREIGN && form->confrelid == relid)
+		result = form->conrelid;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
 /*
- * The tables at the other end of a table's foreign keys: those that it
- * references, or those that reference it.
+ * The tables that reference a table.  By way of pg_depend, in which every
+ * foreign key stands with the columns that it references: pg_constraint has no
+ * index by them, and is as long as the database has partitions.
+ */
+static List *
+find_referencing(Oid relid)
+{
+	Relation	depend = table_open(DependRelationId, AccessShareLock);
+	List	   *result = NIL;
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(RelationRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(depend, DependReferenceIndexId, true, NULL, lengthof(keys), keys);
+	while ((tuple = systable_getnext(scan)) != NULL)
+	{
+		Form_pg_depend form = (Form_pg_depend) GETSTRUCT(tuple);
+		Oid			table = form->classid == ConstraintRelationId ?
+			referencing_table(form->objid, relid) : InvalidOid;
+
+		if (OidIsValid(table))
+			result = list_append_unique_oid(result, table);
+	}
+	systable_endscan(scan);
+	table_close(depend, AccessShareLock);
+	return result;
+}
+
+/*
+ * The tables at the other end of a table's foreign keys, in the order of their
+ * oids: those that it references, or those that reference it.
  */
 static List *
 foreign_partners(Oid relid, bool referencing)
 {
-	MemoryContext context = CurrentMemoryContext;
-	Oid			types[1] = {OIDOID};
-	Datum		values[1];
-	List	   *result = NIL;
-	CmScope		scope;
+	List	   *result = list_delete_oid(referencing ? find_referencing(relid) : find_referenced(relid), relid);
 
-	values[0] = ObjectIdGetDatum(relid);
-	cm_catalog_enter(&scope);
-	if (referencing)
-		cm_query("SELECT DISTINCT conrelid FROM pg_constraint"
-				 " WHERE contype = 'f' AND confrelid = $1 AND conrelid <> $1", 1, types, values, NULL);
-	else
-		cm_query("SELECT DISTINCT confrelid FROM pg_constraint"
-				 " WHERE contype = 'f' AND conrelid = $1 AND confrelid <> $1", 1, types, values, NULL);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		MemoryContext spi_context = MemoryContextSwitchTo(context);
-		bool		isnull;
-
-		result = lappend_oid(result, DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
-																	SPI_tuptable->tupdesc, 1, &isnull)));
-		MemoryContextSwitchTo(spi_context);
-	}
-	cm_scope_leave(&scope);
+	list_sort(result, list_oid_cmp);
 	return result;
 }
 

@@ -373,14 +373,17 @@ retire_all(Pass *pass)
 	return failure;
 }
 
-/* Drop what earlier passes left behind; what is in use, next time. */
+/*
+ * Drop what earlier passes left behind; what is in use, next time.  What a
+ * split left, the trigger included, only if there can be any now.
+ */
 static void
 sweep(Pass *pass)
 {
+	bool		clear_split = OidIsValid(pass->work.rest);
 	List	   *leftovers;
 	ListCell   *lc;
 
-	(void) cm_partition_split_clear(pass->work.parent, pass->work.owner, pass->work.rest);
 	cm_transaction_begin(GetSessionUserId());
 	leftovers = cm_partition_leftovers(pass->work.parent, pass->job->schema_name,
 									   pass->job->relation_name, pass->work.owner);
@@ -389,9 +392,13 @@ sweep(Pass *pass)
 	{
 		CmLeftover *leftover = lfirst(lc);
 
-		if (!leftover->is_copy)
+		if (leftover->is_copy)
+			clear_split = true;
+		else
 			(void) cm_attempt_commit(cm_partition_leftover_drop, leftover, leftover->owner, NIL);
 	}
+	if (clear_split)
+		(void) cm_partition_split_clear(pass->work.parent, pass->work.owner, pass->work.rest);
 }
 
 static void
@@ -488,6 +495,20 @@ run_pass(Pass *pass)
 	return failure != NULL ? failure : later;
 }
 
+/* After a pass that went well: is nothing left, and until when? */
+static void
+note_idle(const CmPartitionWork *work, CmSetReport *report)
+{
+	const CmAxis *axis = &work->settings.axis;
+
+	/* Rows come at any time. */
+	if (OidIsValid(work->rest) || !cm_axis_is_time(axis) ||
+		work->leaves != NIL || work->retirees != NIL)
+		return;
+	report->idle_until = cm_axis_instant(axis, cm_partition_idle_until(&work->settings, work->existing, work->now));
+	report->idle_mark = work->mark;
+}
+
 /* Write how it went. */
 static void
 report(const Pass *pass, const ErrorData *failure)
@@ -498,6 +519,8 @@ report(const Pass *pass, const ErrorData *failure)
 	report.newest_value = pass->work.now;
 	report.has_default = pass->has_work && OidIsValid(pass->work.rest);
 	report.default_rows = pass->work.rest_rows;
+	if (pass->has_work && pass->deferred == NULL && failure == NULL)
+		note_idle(&pass->work, &report);
 	cm_transaction_begin(GetSessionUserId());
 	cm_partition_set_report(pass->job, &report);
 	cm_transaction_commit();

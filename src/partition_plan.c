@@ -457,6 +457,24 @@ cm_partition_outdated(const CmPartitionSettings *settings, const List *existing,
 }
 
 /*
+ * The point up to which a set that has nothing to do now will have nothing to
+ * do, if nothing but the clock changes.  What is to be made depends on the
+ * period that holds now, and as the cutoff goes on becomes less; what has had
+ * its time becomes more.  With a retention of other units than the period, the
+ * next partition retires within one: then it is a point not too near before.
+ */
+int64
+cm_partition_idle_until(const CmPartitionSettings *settings, const List *existing, int64 now)
+{
+	int64		until = cm_axis_label_point(&settings->axis,
+											next_label(label_of_period(now, settings), settings));
+
+	while (until > now && cm_partition_outdated(settings, existing, until - 1) != NIL)
+		until = now + (until - now) / 2;
+	return until;
+}
+
+/*
  * A plan in the order in which to carry it out: what holds the given point or
  * later ones first, oldest first; then the past, newest first.
  */

@@ -62,6 +62,7 @@ typedef struct CmPartitionSettings
 	int64		retention_width;	/* or of numbers */
 	bool		retention_keep; /* detach only */
 	char	   *retention_schema;	/* where detached ones go; NULL: nowhere */
+	TransactionId xmin;			/* who wrote them */
 } CmPartitionSettings;
 
 /* A partition that exists, as the catalog has it. */
@@ -111,6 +112,8 @@ extern List *cm_partition_gaps(const CmPartitionSettings *settings,
 extern List *cm_partition_outdated(const CmPartitionSettings *settings,
 								   const List *existing, int64 now);
 extern bool cm_partition_cutoff(const CmPartitionSettings *settings, int64 now, int64 *cutoff);
+extern int64 cm_partition_idle_until(const CmPartitionSettings *settings,
+									 const List *existing, int64 now);
 extern List *cm_partition_urgent_first(const List *plan, int64 point);
 extern bool cm_partition_on_grid(const CmPartitionSettings *settings, int64 point);
 extern CmPartitionPlanned *cm_partition_month(const CmAxis *axis, int year, int month);

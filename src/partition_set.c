@@ -93,6 +93,7 @@ read_settings(Oid key_type, CmPartitionSettings *settings)
 	}
 	settings->retention_keep = DatumGetBool(column(CM_SET_RETENTION_KEEP, &isnull));
 	settings->retention_schema = text_column(CM_SET_RETENTION_SCHEMA);
+	settings->xmin = DatumGetTransactionId(column(CM_SET_COLUMNS, &isnull));
 }
 
 /*
@@ -125,7 +126,7 @@ cm_partition_settings(Oid parent, CmPartitionSettings *settings)
 
 	cm_catalog_enter(&scope);
 	found = query_set("SELECT period, width, epoch, ahead, start_at, start_value, timezone,"
-					  "       retention, retention_width, retention_keep, retention_schema"
+					  "       retention, retention_width, retention_keep, retention_schema, xmin"
 					  "  FROM concertmaster.partition_set"
 					  " WHERE schema_name = $1 AND table_name = $2",
 					  get_namespace_name(get_rel_namespace(parent)), get_rel_name(parent));
@@ -236,9 +237,9 @@ text_or_null(const char *text, char *null)
 void
 cm_partition_set_report(const CmJob *job, const CmSetReport *report)
 {
-	Oid			types[8] = {TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID, INT8OID, INT8OID};
-	Datum		values[8];
-	char		nulls[8] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
+	Oid			types[10] = {TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID};
+	Datum		values[10];
+	char		nulls[10] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
 	const ErrorData *failure = report->failure;
 	CmScope		scope;
 
@@ -253,18 +254,21 @@ cm_partition_set_report(const CmJob *job, const CmSetReport *report)
 	nulls[6] = report->has_newest_value ? ' ' : 'n';
 	values[7] = Int64GetDatum(report->default_rows);
 	nulls[7] = report->has_default ? ' ' : 'n';
+	values[8] = TimestampTzGetDatum(report->idle_until);
+	values[9] = Int64GetDatum(report->idle_mark);
+	nulls[8] = nulls[9] = report->idle_until != 0 ? ' ' : 'n';
 
 	cm_catalog_enter(&scope);
 	cm_query("INSERT INTO concertmaster.partition_set_state AS s"
 			 " (schema_name, table_name, last_roll, last_success, deferred, deferred_since,"
 			 "  blocked_by, first_failure, last_failure, failures, sqlstate, last_error,"
-			 "  newest_value, default_rows)"
+			 "  newest_value, default_rows, idle_until, idle_mark)"
 			 " SELECT schema_name, table_name, now(),"
 			 "        CASE WHEN $3 IS NULL AND $5 IS NULL THEN now() END, $3,"
 			 "        CASE WHEN $3 IS NOT NULL THEN now() END, $4,"
 			 "        CASE WHEN $5 IS NOT NULL THEN now() END,"
 			 "        CASE WHEN $5 IS NOT NULL THEN now() END,"
-			 "        CASE WHEN $5 IS NOT NULL THEN 1 ELSE 0 END, $5, $6, $7, $8"
+			 "        CASE WHEN $5 IS NOT NULL THEN 1 ELSE 0 END, $5, $6, $7, $8, $9, $10"
 			 "   FROM concertmaster.partition_set WHERE schema_name = $1 AND table_name = $2"
 			 " ON CONFLICT (schema_name, table_name) DO UPDATE SET"
 			 "   last_roll = EXCLUDED.last_roll,"
@@ -279,8 +283,9 @@ cm_partition_set_report(const CmJob *job, const CmSetReport *report)
 			 "                   WHEN $3 IS NOT NULL THEN s.failures ELSE 0 END,"
 			 "   sqlstate = EXCLUDED.sqlstate, last_error = EXCLUDED.last_error,"
 			 "   newest_value = coalesce(EXCLUDED.newest_value, s.newest_value),"
-			 "   default_rows = EXCLUDED.default_rows",
-			 8, types, values, nulls);
+			 "   default_rows = EXCLUDED.default_rows,"
+			 "   idle_until = EXCLUDED.idle_until, idle_mark = EXCLUDED.idle_mark",
+						  10, types, values, nulls);
 	cm_scope_leave(&scope);
 }
 

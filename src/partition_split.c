@@ -149,13 +149,13 @@ describe(Work *work, List **leaves)
 	split->rest_leaf.from = split->rest_leaf.to = DT_NOBEGIN;
 	strlcpy(split->rest_leaf.name, name_beside(split->parent, REST_NAME), NAMEDATALEN);
 
-	work->model = cm_partition_leaf_model(linitial(split->leaves));
+	known.existing = cm_partition_existing(split->parent, &known.settings.axis);
+	work->model = cm_partition_leaf_model(linitial(split->leaves), known.existing);
 	foreach(lc, split->leaves)
 		work->attach = lappend(work->attach,
-							   cm_partition_attach_sql(cm_relation_quoted(split->parent), lfirst(lc)));
+							   cm_partition_attach_sql(cm_relation_quoted(split->parent), lfirst(lc), known.existing));
 
 	ranges = list_copy(split->leaves);
-	known.existing = cm_partition_existing(split->parent, &known.settings.axis);
 	foreach(lc, known.existing)
 	{
 		const CmPartition *partition = lfirst(lc);
@@ -226,7 +226,8 @@ stage_leaf(void *arg)
 		cm_partition_execute(psprintf("CREATE UNIQUE INDEX %s ON %s (%s)",
 									  quote_identifier(cm_partition_name(leaf->name, KEY_NAME)), name, split->key));
 	cm_partition_execute(is_rest ? psprintf("ALTER TABLE %s ATTACH PARTITION %s DEFAULT", split->staging, name) :
-						 cm_partition_attach_sql(split->staging, leaf));
+						 cm_partition_attach_sql(split->staging, leaf,
+												 cm_partition_existing(split->parent, &leaf->axis)));
 	cm_scope_leave(&scope);
 }
 

@@ -275,6 +275,7 @@ cm_partition_work(Oid parent, CmPartitionWork *work)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s\" is not a partition set", get_rel_name(parent)),
 				 errhint("Call concertmaster.create_partition_set() for it.")));
+	work->mark = cm_partition_mark(parent, work->settings.xmin);
 	work->existing = cm_partition_existing(parent, &work->settings.axis);
 	work->rest = get_default_partition_oid(parent);
 	work->now = find_now(work);

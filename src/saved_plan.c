@@ -8,7 +8,12 @@
  * SPI_execute_with_args() for texts that are literals of this library: it
  * keeps each one's plan, found again by the literal's address.  The plan
  * cache looks after the rest: a plan is made anew when what it refers to has
- * changed, and for special parameters as long as that pays.
+ * changed.
+ *
+ * It is one plan for all parameters, from the first time on.  Left to itself
+ * the plan cache would make five special ones before, and workers hardly come
+ * further than that; and what is asked for here are single rows by their
+ * keys, for which all parameters are alike.
  *
  * The table of plans is the session's and is never emptied; it has as many
  * entries as there are literals that were used.
@@ -21,6 +26,7 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "nodes/parsenodes.h"
 #include "utils/hsearch.h"
 
 #include "concertmaster.h"
@@ -63,7 +69,7 @@ cm_query(const char *sql, int nargs, Oid *types, Datum *values, const char *null
 
 	if (entry->plan == NULL)
 	{
-		SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
+		SPIPlanPtr	plan = SPI_prepare_cursor(sql, nargs, types, CURSOR_OPT_GENERIC_PLAN);
 
 		if (plan == NULL)
 			elog(ERROR, "SPI_prepare failed: %s: %s", SPI_result_code_string(SPI_result), sql);

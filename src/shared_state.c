@@ -254,13 +254,16 @@ may_reserve(Oid datid, int64 job_id, bool waited, TimestampTz now)
 }
 
 /*
- * Reserve a slot for a worker about to be started: for this job, or, if it is
- * 0, to look what is due.  waited: the caller will wait for its outcome.
+ * Reserve a slot for a worker about to be started: for these jobs, at most
+ * CM_SLOT_JOBS, or, if there are none, to look what is due.  waited: the
+ * caller will wait for its outcome.
  */
 CmReserve
-cm_slot_reserve(Oid datid, int64 job_id, bool background, bool waited, CmSlotRef *ref)
+cm_slot_reserve(Oid datid, const int64 *job_ids, int njobs, bool background, bool waited,
+				CmSlotRef *ref)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	int64		job_id = njobs > 0 ? job_ids[0] : 0;
 	CmReserve	may;
 	bool		found = false;
 
@@ -285,6 +288,9 @@ cm_slot_reserve(Oid datid, int64 job_id, bool background, bool waited, CmSlotRef
 		slot->looks = job_id == 0;
 		slot->datid = datid;
 		slot->job_id = job_id;
+		slot->njobs = njobs;
+		if (njobs > 0)
+			memcpy(slot->text, job_ids, njobs * sizeof(int64));
 		slot->started_at = now;
 		if (slot->looks)
 			begin_look(datid, now);
@@ -326,12 +332,13 @@ detach_slot(int code, Datum arg)
 }
 
 /*
- * Called by a worker before it connects: take the reserved slot.  False if
+ * Called by a worker before it connects: take the reserved slot, and the
+ * numbers of the jobs to run (room for CM_SLOT_JOBS).  False if
  * the reservation has lapsed or the database is being worked on; the worker
  * then just exits.
  */
 bool
-cm_slot_attach(CmSlotRef ref)
+cm_slot_attach(CmSlotRef ref, int64 *job_ids, int *njobs)
 {
 	CmSlot	   *slot;
 	bool		taken = false;
@@ -343,6 +350,9 @@ cm_slot_attach(CmSlotRef ref)
 	{
 		slot->state = CM_SLOT_RUNNING;
 		slot->pid = MyProcPid;
+		*njobs = slot->njobs;
+		memcpy(job_ids, slot->text, slot->njobs * sizeof(int64));
+		memset(slot->text, 0, CM_SLOT_TEXT);
 		taken = true;
 	}
 	LWLockRelease(&shared->lock);
@@ -369,16 +379,16 @@ cm_slot_claimed(int64 job_id, Oid owner)
 	LWLockRelease(&shared->lock);
 }
 
-/* Was this worker asked to make way for work on its database? */
+/* Was this worker asked to make way, or, if it works for a waiter, is nobody there any more? */
 bool
-cm_slot_must_stop(void)
+cm_slot_must_stop(bool for_waiter)
 {
 	bool		stop;
 
 	if (my_slot == NULL)
 		return false;
 	LWLockAcquire(&shared->lock, LW_SHARED);
-	stop = my_slot->stop;
+	stop = my_slot->stop || (for_waiter && my_slot->waiter == 0);
 	LWLockRelease(&shared->lock);
 	return stop;
 }

@@ -24,6 +24,9 @@
 /* Activity while a run goes on; message, detail and hint when it has ended. */
 #define CM_SLOT_TEXT		640
 
+/* How many jobs one worker can be told to run: those that fit into the text. */
+#define CM_SLOT_JOBS		((int) (CM_SLOT_TEXT / sizeof(int64)))
+
 typedef enum CmSlotState
 {
 	CM_SLOT_FREE,
@@ -54,6 +57,7 @@ typedef struct CmSlot
 	bool		stop;			/* asked to make way for work on its database */
 	Oid			datid;
 	int64		job_id;			/* 0 until one is claimed */
+	int			njobs;			/* that the worker was told to run */
 	Oid			owner;			/* of that job */
 	TimestampTz started_at;		/* reserved, then claimed */
 	int64		done;
@@ -61,7 +65,7 @@ typedef struct CmSlot
 	uint32		changes;		/* counts progress reports; written by the worker */
 	CmRunStatus status;
 	int			sqlerrcode;
-	char		text[CM_SLOT_TEXT];
+	char		text[CM_SLOT_TEXT]; /* while STARTING: the numbers of those jobs */
 } CmSlot;
 
 /* How a reservation went. */
@@ -103,11 +107,11 @@ typedef struct CmDatabase
 
 extern void cm_shared_attach(void);
 
-extern CmReserve cm_slot_reserve(Oid datid, int64 job_id, bool background, bool waited,
-								 CmSlotRef *ref);
-extern bool cm_slot_attach(CmSlotRef ref);
+extern CmReserve cm_slot_reserve(Oid datid, const int64 *job_ids, int njobs, bool background,
+								 bool waited, CmSlotRef *ref);
+extern bool cm_slot_attach(CmSlotRef ref, int64 *job_ids, int *njobs);
 extern void cm_slot_claimed(int64 job_id, Oid owner);
-extern bool cm_slot_must_stop(void);
+extern bool cm_slot_must_stop(bool for_waiter);
 extern void cm_slot_finish(CmRunStatus status, const ErrorData *edata, const char *message);
 extern bool cm_slot_look(CmSlotRef ref, CmSlot *copy);
 extern void cm_slot_release(CmSlotRef ref);
