@@ -28,6 +28,8 @@
 set -euo pipefail
 # shellcheck source=dev/lib.sh
 . "$(dirname "$0")/../dev/lib.sh"
+# shellcheck source=bench/figures.sh
+. "$TREE/bench/figures.sh"
 # shellcheck source=bench/partition_lib.sh
 . "$TREE/bench/partition_lib.sh"
 # shellcheck source=bench/partition_stall.sh
