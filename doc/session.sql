@@ -20,7 +20,9 @@ CALL concertmaster.build_indexes();
 SELECT index_name, table_name, state FROM concertmaster.indexes WHERE phase = 1 ORDER BY index_name;
 SELECT table_name, period, ahead, partitions FROM concertmaster.partition_sets ORDER BY table_name;
 
-SELECT mode FROM concertmaster.refresh('form_completion_stats');
+CALL concertmaster.run_job('refresh public.form_completion_stats');
+INSERT INTO form_responses (form_schema_id, data) VALUES (:'form', '{"status": "partial"}');
+SELECT mode, groups, inserted, deleted FROM concertmaster.refresh('form_completion_stats');
 SELECT form_name, submissions, completed, avg_completion_time::int AS seconds FROM form_completion_stats;
 
 SELECT name, every, last_status FROM concertmaster.jobs ORDER BY name;

@@ -99,37 +99,6 @@ COMMENT ON COLUMN concertmaster.partition_state.state IS 'retiring: to be detach
 COMMENT ON COLUMN concertmaster.partition_state.since IS 'when it came into this state';
 COMMENT ON COLUMN concertmaster.partition_state.detail IS 'what references it, and how many rows';
 
--- Dumped: materialized views that are kept fresh.
-CREATE TABLE concertmaster.matview (
-    schema_name     name NOT NULL,
-    view_name       name NOT NULL,
-    every           interval CHECK (every > interval '0'),
-    allow_blocking  boolean NOT NULL DEFAULT false,
-    PRIMARY KEY (schema_name, view_name)
-);
-COMMENT ON TABLE concertmaster.matview IS 'materialized views that are refreshed by jobs';
-COMMENT ON COLUMN concertmaster.matview.schema_name IS 'schema of the view';
-COMMENT ON COLUMN concertmaster.matview.view_name IS 'name of the view';
-COMMENT ON COLUMN concertmaster.matview.every IS 'period of the refresh; NULL: something else refreshes it on schedule';
-COMMENT ON COLUMN concertmaster.matview.allow_blocking IS 'true: may be refreshed without CONCURRENTLY, which blocks its readers meanwhile';
-
--- Not dumped: what the last refresh did.
-CREATE TABLE concertmaster.matview_state (
-    schema_name     name NOT NULL,
-    view_name       name NOT NULL,
-    last_refresh    timestamptz,
-    last_mode       text,
-    last_duration   double precision,
-    PRIMARY KEY (schema_name, view_name),
-    FOREIGN KEY (schema_name, view_name) REFERENCES concertmaster.matview ON UPDATE CASCADE ON DELETE CASCADE
-);
-COMMENT ON TABLE concertmaster.matview_state IS 'what the last refresh of each managed materialized view did';
-COMMENT ON COLUMN concertmaster.matview_state.schema_name IS 'schema of the view';
-COMMENT ON COLUMN concertmaster.matview_state.view_name IS 'name of the view';
-COMMENT ON COLUMN concertmaster.matview_state.last_refresh IS 'snapshot time of the last refresh that succeeded';
-COMMENT ON COLUMN concertmaster.matview_state.last_mode IS 'how it was refreshed: concurrently, blocking or first fill';
-COMMENT ON COLUMN concertmaster.matview_state.last_duration IS 'time that it took, in milliseconds';
-
 -- Every name that a dumped table holds, with the oid it is known to mean.
 CREATE VIEW concertmaster.managed_names AS
 SELECT v.schema_name, v.relation_name, m.relid
@@ -145,4 +114,3 @@ SELECT pg_extension_config_dump('concertmaster.job', '');
 SELECT pg_extension_config_dump('concertmaster.job_id_seq', '');
 SELECT pg_extension_config_dump('concertmaster.index_plan', '');
 SELECT pg_extension_config_dump('concertmaster.partition_set', '');
-SELECT pg_extension_config_dump('concertmaster.matview', '');

@@ -16,10 +16,17 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "catalog/objectaddress.h"
+#include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
+#include "executor/executor.h"
+#include "nodes/parsenodes.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_node.h"
+#include "rewrite/rewriteManip.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
@@ -117,6 +124,62 @@ cm_compat_lock_held(const LOCKTAG *tag, LOCKMODE mode)
 #endif
 }
 
+/* It got room for a header of the caller's in 18.  Delete with 17. */
+static inline MinimalTuple
+cm_compat_form_minimal_tuple(TupleDesc desc, const Datum *values, const bool *nulls)
+{
+#if PG_VERSION_NUM >= 180000
+	return heap_form_minimal_tuple(desc, values, nulls, 0);
+#else
+	return heap_form_minimal_tuple(desc, (Datum *) values, (bool *) nulls);
+#endif
+}
+
+/*
+ * Vars of joins replaced by what they stand for.  It got a PlannerInfo in 16,
+ * which can be NULL.  Delete with 15.
+ */
+static inline Node *
+cm_compat_flatten_join_alias_vars(struct PlannerInfo *root, Query *query, Node *node)
+{
+#if PG_VERSION_NUM >= 160000
+	return flatten_join_alias_vars(root, query, node);
+#else
+	return flatten_join_alias_vars(query, node);
+#endif
+}
+
+/*
+ * Vars of the grouping step, which is a range table entry in 18 and later,
+ * replaced by what they stand for.  Delete with 17.
+ */
+static inline Node *
+cm_compat_flatten_group_exprs(struct PlannerInfo *root, Query *query, Node *node)
+{
+#if PG_VERSION_NUM >= 180000
+	if (query->hasGroupRTE)
+		return flatten_group_exprs(root, query, node);
+#endif
+	return node;
+}
+
+/* Generated columns that are computed when read came in 18.  Delete with 17. */
+#ifndef ATTRIBUTE_GENERATED_VIRTUAL
+#define ATTRIBUTE_GENERATED_VIRTUAL 'v'
+#endif
+
+/* Vars say since 16 which outer joins can make them null.  Delete with 15. */
+static inline Node *
+cm_compat_remove_nulling_relids(Node *node, const Bitmapset *removable_relids,
+								const Bitmapset *except_relids)
+{
+#if PG_VERSION_NUM >= 160000
+	return remove_nulling_relids(node, removable_relids, except_relids);
+#else
+	return node;
+#endif
+}
+
 /* PortalRun() lost run_once in 18.  Delete with 17. */
 static inline bool
 cm_compat_portal_run(Portal portal, long count, bool isTopLevel,
@@ -127,6 +190,37 @@ cm_compat_portal_run(Portal portal, long count, bool isTopLevel,
 	return PortalRun(portal, count, isTopLevel, dest, altdest, qc);
 #else
 	return PortalRun(portal, count, isTopLevel, true, dest, altdest, qc);
+#endif
+}
+
+/* ExecutorRun() lost execute_once in 18.  Delete with 17. */
+static inline void
+cm_compat_executor_run(QueryDesc *query, ScanDirection direction, uint64 count)
+{
+#if PG_VERSION_NUM >= 180000
+	ExecutorRun(query, direction, count);
+#else
+	ExecutorRun(query, direction, count, true);
+#endif
+}
+
+/* ExecInsertIndexTuples() for an insert got onlySummarizing in 16.  Delete with 15. */
+static inline List *
+cm_compat_insert_index_tuples(ResultRelInfo *target, TupleTableSlot *slot, EState *estate)
+{
+#if PG_VERSION_NUM >= 160000
+	return ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL, false);
+#else
+	return ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL);
+#endif
+}
+
+/* Permissions moved from the range table to nodes of their own in 16.  Delete with 15. */
+static inline void
+cm_compat_query_permissions(Query *query, ParseState *pstate)
+{
+#if PG_VERSION_NUM >= 160000
+	query->rteperminfos = pstate->p_rteperminfos;
 #endif
 }
 

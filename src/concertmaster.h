@@ -102,6 +102,8 @@ extern int	cm_retry_delay;
 extern int	cm_retry_delay_max;
 extern int	cm_history_runs;
 extern int	cm_history_age;
+extern int	cm_matview_log_rows;
+extern int	cm_matview_log_transaction_groups;
 extern void cm_settings_define(void);
 
 /* in shared_state.c: the one shared struct, workers' slots, databases' times */
@@ -188,5 +190,9 @@ extern void cm_index_run(const CmJob *job, CmJobOutcome *outcome);
 extern void cm_partition_run(const CmJob *job, CmJobOutcome *outcome);
 extern void cm_matview_run(const CmJob *job, CmJobOutcome *outcome);
 extern void cm_install_run(const CmJob *job, CmJobOutcome *outcome);
+
+/* in matview_prune.c, matview_log_store.c: keep what is logged for views bounded */
+extern void cm_matview_prune(void);
+extern bool cm_matview_log_is_long(void);
 
 #endif							/* CONCERTMASTER_H */

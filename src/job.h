@@ -86,6 +86,7 @@ extern int64 cm_job_claim_due(int64 only_job_id, Datum *passed_over, int *retry_
 extern TimestampTz cm_jobs_next_due(Datum passed_over, int *count);
 extern void cm_jobs_find_prepared(void);
 extern bool cm_jobs_armed(const char *driver);
+extern void cm_jobs_wake_prune(void);
 extern void cm_jobs_prune(CmJobOutcome *outcome);
 
 /* in job_call.c: start the launcher or a worker */

@@ -276,7 +276,9 @@ cm_job_remove(CmJobKind kind, Oid relid, int phase)
 	found = SPI_processed > 0;
 	if (found)
 		SPI_execute("DELETE FROM concertmaster.job WHERE kind = 'prune'"
-					" AND NOT EXISTS (SELECT FROM concertmaster.job WHERE kind <> 'prune')",
+					" AND NOT EXISTS (SELECT FROM concertmaster.job WHERE kind <> 'prune')"
+					" AND NOT EXISTS (SELECT FROM pg_trigger"
+					"                  WHERE tgfoid = 'concertmaster.log_changes()'::regprocedure)",
 					false, 0);
 	cm_scope_leave(&scope);
 	cm_shared_wake_at_commit();

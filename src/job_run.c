@@ -559,7 +559,29 @@ cm_jobs_armed(const char *driver)
 	return armed;
 }
 
-/* Run the prune job: remove finished runs beyond the settings' bounds. */
+/*
+ * Make the prune job due, if it is not and has not run within a minute; where
+ * somebody has it locked that is left to another time.
+ */
+void
+cm_jobs_wake_prune(void)
+{
+	CmScope		scope;
+	Oid			types[1] = {TIMESTAMPTZOID};
+	Datum		values[1] = {TimestampTzGetDatum(GetCurrentTimestamp())};
+
+	cm_catalog_enter(&scope);
+	cm_query("WITH free AS (SELECT s.job_id FROM concertmaster.job j JOIN concertmaster.job_state s USING (job_id)"
+			 "  WHERE j.kind = 'prune' AND s.next_run > $1"
+			 "    AND coalesce(s.last_run < $1 - interval '1 minute', true) FOR UPDATE OF s SKIP LOCKED)"
+			 " UPDATE concertmaster.job_state s"
+			 "    SET next_run = $1, scheduled = coalesce(s.scheduled, s.next_run)"
+			 "   FROM free WHERE s.job_id = free.job_id",
+			 1, types, values, NULL);
+	cm_scope_leave(&scope);
+}
+
+/* Part of the prune job: remove finished runs beyond the settings' bounds. */
 void
 cm_jobs_prune(CmJobOutcome *outcome)
 {

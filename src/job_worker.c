@@ -186,6 +186,7 @@ dispatch(const CmJob *job, CmJobOutcome *outcome)
 			break;
 		case CM_JOB_PRUNE:
 			cm_jobs_prune(outcome);
+			cm_matview_prune();
 			break;
 	}
 }
@@ -264,6 +265,8 @@ try_claim(const CmWorkerOrder *order, int64 job_id, Claim *claim)
 	}
 
 	closed = cm_runs_close_dead(&dead_busy);
+	if (looks && cm_matview_log_is_long())
+		cm_jobs_wake_prune();
 	if (!named)
 		job_id = cm_job_claim_due(job_id, &passed_over, &retry_ms);
 	if (job_id != 0)

@@ -28,9 +28,9 @@
 
 #include "matview.h"
 
-/* The query of a view as its rule stores it, or NULL. */
-static Query *
-read_query(Oid relid)
+/* The query of a view as its rule stores it, or NULL; takes no lock on the view. */
+Query *
+cm_matview_read_query(Oid relid)
 {
 	Relation	rewrite = table_open(RewriteRelationId, AccessShareLock);
 	Query	   *query = NULL;
@@ -72,7 +72,7 @@ append_column(StringInfo columns, const TargetEntry *entry)
 char *
 cm_matview_suggest_key(Oid relid)
 {
-	Query	   *query = read_query(relid);
+	Query	   *query = cm_matview_read_query(relid);
 	StringInfoData columns;
 	List	   *clauses;
 	ListCell   *cell;

@@ -9,6 +9,9 @@
  * nothing yet; plainly with its readers waiting only if its owner said so.
  * It is made anew for every refresh, because indexes come and go.
  *
+ * A managed view whose query and owner allow it is refreshed incrementally
+ * instead, once its tables log their changes; the job sees to that.
+ *
  * A managed view has a row in matview and a job.  With every NULL somebody
  * else (pg_cron, say) refreshes it on schedule: the job then only runs on
  * request, so nothing is refreshed twice.
@@ -32,6 +35,7 @@
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "pgtime.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -40,14 +44,16 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "matview.h"
+#include "matview_query.h"
 
 PG_FUNCTION_INFO_V1(cm_manage_matview);
 PG_FUNCTION_INFO_V1(cm_unmanage_matview);
 PG_FUNCTION_INFO_V1(cm_unmanage_matview_by_name);
 PG_FUNCTION_INFO_V1(cm__matview_mode);
 
-const char *const cm_matview_mode_names[] = {"none", "concurrently", "blocking", "first fill"};
+const char *const cm_matview_mode_names[] = {
+	"none", "concurrently", "blocking", "first fill", "incremental", "full"
+};
 
 /* Refuse everything that is not a materialized view of the caller's. */
 void
@@ -92,8 +98,8 @@ index_is_usable(HeapTuple tuple, TupleDesc desc)
 }
 
 /* Has the view an index that REFRESH CONCURRENTLY can use? */
-static bool
-has_usable_index(Oid relid)
+bool
+cm_matview_has_usable_index(Oid relid)
 {
 	Relation	indexes = table_open(IndexRelationId, AccessShareLock);
 	bool		found = false;
@@ -112,8 +118,8 @@ has_usable_index(Oid relid)
 }
 
 /* Does the view hold anything that can be read? */
-static bool
-is_populated(Oid relid)
+bool
+cm_matview_is_populated(Oid relid)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	bool		populated;
@@ -125,18 +131,18 @@ is_populated(Oid relid)
 	return populated;
 }
 
-/* How to refresh a materialized view now, and why so. */
-CmMatviewChoice
-cm_matview_choose(Oid relid, bool allow_blocking)
+/* How core can refresh a materialized view now, and why so. */
+static CmMatviewChoice
+choose_core(Oid relid, bool allow_blocking)
 {
 	CmMatviewChoice choice;
 
-	if (!is_populated(relid))
+	if (!cm_matview_is_populated(relid))
 	{
 		choice.mode = CM_MATVIEW_FIRST_FILL;
 		choice.reason = "it is not populated";
 	}
-	else if (has_usable_index(relid))
+	else if (cm_matview_has_usable_index(relid))
 	{
 		choice.mode = CM_MATVIEW_CONCURRENTLY;
 		choice.reason = "it has a unique index";
@@ -154,9 +160,48 @@ cm_matview_choose(Oid relid, bool allow_blocking)
 	return choice;
 }
 
+/* The first check that a query did not pass, for a reason; NULL if it passed all. */
+static const char *
+failed_check(const CmMatviewPlan *plan)
+{
+	ListCell   *cell;
+
+	foreach(cell, plan->checks)
+	{
+		const CmMatviewCheck *check = lfirst(cell);
+
+		if (!check->ok)
+			return check->detail != NULL ? check->detail : check->reason_code;
+	}
+	return NULL;
+}
+
+/*
+ * How to refresh a materialized view now, and why so.  plan is what is known
+ * of its query, NULL if it is not managed, or has to be refreshed by core this
+ * time whatever it is.
+ */
+CmMatviewChoice
+cm_matview_choose(Oid relid, const CmMatviewSettings *settings, const CmMatviewPlan *plan)
+{
+	CmMatviewChoice choice = choose_core(relid, settings->allow_blocking);
+	const char *failed = plan != NULL ? failed_check(plan) : NULL;
+
+	if (choice.mode == CM_MATVIEW_FIRST_FILL)
+		return choice;
+	if (plan != NULL && plan->incremental)
+	{
+		choice.mode = CM_MATVIEW_INCREMENTAL;
+		choice.reason = "its query says which groups a change touches";
+	}
+	else if (failed != NULL && choice.mode == CM_MATVIEW_CONCURRENTLY)
+		choice.reason = failed;
+	return choice;
+}
+
 /* Refuse to block readers unasked: say which index would help. */
 void
-cm_matview_report_blocking(Oid relid, const CmMatviewChoice *choice)
+cm_matview_report_blocking(Oid relid)
 {
 	char	   *columns = cm_matview_suggest_key(relid);
 
@@ -172,29 +217,35 @@ cm_matview_report_blocking(Oid relid, const CmMatviewChoice *choice)
 					 cm_relation_quoted(relid))));
 }
 
-/* The view's row in matview.  Returns false if it is not managed. */
-bool
-cm_matview_settings(Oid relid, bool *allow_blocking)
+/* What the owner decided: the view's row in matview, or what holds without one. */
+void
+cm_matview_settings(Oid relid, CmMatviewSettings *settings)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	Oid			types[2] = {TEXTOID, TEXTOID};
 	Datum		values[2];
 	CmScope		scope;
-	bool		found;
-	bool		isnull;
 
 	values[0] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(relid)));
 	values[1] = CStringGetTextDatum(get_rel_name(relid));
-	*allow_blocking = false;
+	memset(settings, 0, sizeof(*settings));
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args("SELECT allow_blocking FROM concertmaster.matview"
-						  " WHERE schema_name = $1 AND view_name = $2",
-						  2, types, values, NULL, false, 1);
-	found = SPI_processed > 0;
-	if (found)
-		*allow_blocking = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
-													 SPI_tuptable->tupdesc, 1, &isnull));
+	cm_query("SELECT allow_blocking, incremental, allow_inexact, timezone FROM concertmaster.matview"
+			 " WHERE schema_name = $1 AND view_name = $2",
+			 2, types, values, NULL);
+	if (SPI_processed > 0)
+	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
+
+		settings->managed = true;
+		settings->allow_blocking = DatumGetBool(SPI_getbinval(row, desc, 1, &isnull));
+		settings->incremental = DatumGetBool(SPI_getbinval(row, desc, 2, &isnull));
+		settings->allow_inexact = DatumGetBool(SPI_getbinval(row, desc, 3, &isnull));
+		settings->timezone = MemoryContextStrdup(caller, SPI_getvalue(row, desc, 4));
+	}
 	cm_scope_leave(&scope);
-	return found;
 }
 
 /* Refuse periods that are none. */
@@ -215,34 +266,84 @@ check_every(Interval *every)
 
 /* Write the row of a managed view. */
 static void
-write_matview(Oid relid, Interval *every, bool allow_blocking)
+write_matview(Oid relid, Interval *every, const CmMatviewSettings *settings)
 {
-	Oid			types[4] = {TEXTOID, TEXTOID, INTERVALOID, BOOLOID};
-	Datum		values[4];
-	char		nulls[4] = {' ', ' ', every ? ' ' : 'n', ' '};
+	Oid			types[7] = {TEXTOID, TEXTOID, INTERVALOID, BOOLOID, BOOLOID, BOOLOID, TEXTOID};
+	Datum		values[7];
+	char		nulls[7] = {' ', ' ', every ? ' ' : 'n', ' ', ' ', ' ', ' '};
 	CmScope		scope;
 
 	values[0] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(relid)));
 	values[1] = CStringGetTextDatum(get_rel_name(relid));
 	values[2] = every ? IntervalPGetDatum(every) : (Datum) 0;
-	values[3] = BoolGetDatum(allow_blocking);
+	values[3] = BoolGetDatum(settings->allow_blocking);
+	values[4] = BoolGetDatum(settings->incremental);
+	values[5] = BoolGetDatum(settings->allow_inexact);
+	values[6] = CStringGetTextDatum(settings->timezone);
 	cm_catalog_enter(&scope);
 	cm_relation_remember(relid);
-	SPI_execute_with_args("INSERT INTO concertmaster.matview (schema_name, view_name, every, allow_blocking)"
-						  " VALUES ($1, $2, $3, $4)"
+	SPI_execute_with_args("INSERT INTO concertmaster.matview"
+						  " (schema_name, view_name, every, allow_blocking, incremental, allow_inexact, timezone)"
+						  " VALUES ($1, $2, $3, $4, $5, $6, $7)"
 						  " ON CONFLICT (schema_name, view_name) DO UPDATE"
-						  "   SET every = EXCLUDED.every, allow_blocking = EXCLUDED.allow_blocking",
-						  4, types, values, nulls, false, 0);
+						  "   SET every = EXCLUDED.every, allow_blocking = EXCLUDED.allow_blocking,"
+						  "       incremental = EXCLUDED.incremental, allow_inexact = EXCLUDED.allow_inexact,"
+						  "       timezone = EXCLUDED.timezone",
+						  7, types, values, nulls, false, 0);
 	cm_scope_leave(&scope);
 }
 
-/* manage_matview(view regclass, every interval, allow_blocking boolean) */
+/* The canonical name of a time zone that the caller gave. */
+static char *
+checked_timezone(const char *name)
+{
+	pg_tz	   *zone = strlen(name) <= TZ_STRLEN_MAX ? pg_tzset(name) : NULL;
+
+	if (zone == NULL || !pg_tz_acceptable(zone))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("time zone \"%s\" not recognized", name),
+				 errhint("See the view pg_timezone_names.")));
+	return pstrdup(pg_get_timezone_name(zone));
+}
+
+/* The settings that the caller gives, on top of what they were. */
+static void
+wanted_settings(FunctionCallInfo fcinfo, Oid relid, CmMatviewSettings *settings)
+{
+	cm_matview_settings(relid, settings);
+	settings->managed = true;
+	settings->allow_blocking = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	settings->incremental = PG_ARGISNULL(3) || PG_GETARG_BOOL(3);
+	settings->allow_inexact = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
+	if (!PG_ARGISNULL(5))
+		settings->timezone = checked_timezone(text_to_cstring(PG_GETARG_TEXT_PP(5)));
+	else if (settings->timezone == NULL)
+		settings->timezone = pstrdup(pg_get_timezone_name(session_timezone));
+}
+
+/*
+ * Is the job to run at once?  A view that is not populated is filled, and one
+ * that is to be refreshed incrementally gets its triggers.
+ */
+static bool
+is_due_at_once(Oid relid, const CmMatviewChoice *choice, const CmMatviewPlan *plan)
+{
+	return choice->mode == CM_MATVIEW_FIRST_FILL ||
+		(plan != NULL && plan->incremental && !cm_matview_is_tracked(relid));
+}
+
+/*
+ * manage_matview(view regclass, every interval, allow_blocking boolean,
+ *				  incremental boolean, allow_inexact boolean, timezone text)
+ */
 Datum
 cm_manage_matview(PG_FUNCTION_ARGS)
 {
 	Oid			relid;
 	Interval   *every = PG_ARGISNULL(1) ? NULL : PG_GETARG_INTERVAL_P(1);
-	bool		allow_blocking = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
+	CmMatviewSettings settings;
+	CmMatviewPlan *plan;
 	CmMatviewChoice choice;
 
 	cm_require_primary("manage_matview()");
@@ -256,20 +357,22 @@ cm_manage_matview(PG_FUNCTION_ARGS)
 	if (every != NULL)
 		check_every(every);
 
-	/* An empty view may be filled once by blocking nobody, but not again. */
-	if (!allow_blocking && !has_usable_index(relid))
-	{
-		choice.mode = CM_MATVIEW_NONE;
-		cm_matview_report_blocking(relid, &choice);
-	}
-	choice = cm_matview_choose(relid, allow_blocking);
-
 	cm_relations_reconcile();
-	write_matview(relid, every, allow_blocking);
+	wanted_settings(fcinfo, relid, &settings);
+	plan = cm_matview_plan(relid, &settings);
+	/* An empty view may be filled once by blocking nobody, but not again. */
+	if (!settings.allow_blocking && !cm_matview_has_usable_index(relid) &&
+		(plan == NULL || !plan->incremental))
+		cm_matview_report_blocking(relid);
+	choice = cm_matview_choose(relid, &settings, plan);
+
+	write_matview(relid, every, &settings);
+	if (plan == NULL || !plan->incremental)
+		cm_matview_untrack(relid);
 	if (every == NULL)
 		(void) cm_job_remove(CM_JOB_REFRESH, relid, 0);
 	(void) cm_job_upsert(CM_JOB_REFRESH, relid, 0, every,
-						 every != NULL && choice.mode == CM_MATVIEW_FIRST_FILL);
+						 every != NULL && is_due_at_once(relid, &choice, plan));
 	PG_RETURN_TEXT_P(cstring_to_text(cm_matview_mode_names[choice.mode]));
 }
 
@@ -310,6 +413,7 @@ unmanage(Oid relid)
 	cm_relations_reconcile();
 	if (!delete_matview(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)))
 		report_unmanaged(get_rel_name(relid));
+	cm_matview_untrack(relid);
 	(void) cm_job_remove(CM_JOB_REFRESH, relid, 0);
 }
 
@@ -343,11 +447,21 @@ cm_unmanage_matview_by_name(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* _matview_mode(relid oid, allow_blocking boolean): mode, reason */
+/*
+ * _matview_mode(view oid, allow_blocking boolean, incremental boolean,
+ *				 allow_inexact boolean, timezone text): mode, reason
+ */
 Datum
 cm__matview_mode(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_GETARG_OID(0);
+	CmMatviewSettings settings = {
+		.managed = true,
+		.allow_blocking = PG_GETARG_BOOL(1),
+		.incremental = PG_GETARG_BOOL(2),
+		.allow_inexact = PG_GETARG_BOOL(3),
+		.timezone = text_to_cstring(PG_GETARG_TEXT_PP(4))
+	};
 	CmMatviewChoice choice;
 	TupleDesc	desc;
 	Datum		values[2];
@@ -357,7 +471,7 @@ cm__matview_mode(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	if (get_rel_relkind(relid) != RELKIND_MATVIEW)
 		PG_RETURN_NULL();
-	choice = cm_matview_choose(relid, PG_GETARG_BOOL(1));
+	choice = cm_matview_choose(relid, &settings, cm_matview_plan(relid, &settings));
 	values[0] = CStringGetTextDatum(cm_matview_mode_names[choice.mode]);
 	values[1] = CStringGetTextDatum(choice.reason);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));

@@ -55,6 +55,20 @@ int			cm_history_age = 30 * 24 * 60;
 int			cm_history_runs = 1000;
 
 /*
+ * concertmaster.matview_log_rows: how many changed groups the log keeps for
+ * one materialized view.  A view that has more is computed as a whole at its
+ * next refresh, and its log is emptied.
+ */
+int			cm_matview_log_rows = 100000;
+
+/*
+ * concertmaster.matview_log_transaction_groups: how many changed groups of one
+ * view one transaction logs.  One that changes more logs that any group may
+ * have changed.
+ */
+int			cm_matview_log_transaction_groups = 10000;
+
+/*
  * concertmaster.max_workers: how many workers the launcher has running at
  * once, in all databases together.  They come out of max_worker_processes.
  */
@@ -106,6 +120,18 @@ cm_settings_define(void)
 							NULL,
 							&cm_history_runs, 1000, 1, 1000000,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("concertmaster.matview_log_rows",
+							"Sets how many changed groups are logged for a materialized view before all of it is refreshed.",
+							NULL,
+							&cm_matview_log_rows, 100000, 100, 100000000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("concertmaster.matview_log_transaction_groups",
+							"Sets how many changed groups of a materialized view one transaction logs one by one.",
+							NULL,
+							&cm_matview_log_transaction_groups, 10000, 1, 10000000,
+							PGC_SUSET, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("concertmaster.max_workers",
 							"Sets how many background workers run jobs at the same time.",

@@ -19,6 +19,7 @@ INSERT INTO form_schemas (name) VALUES ('f') RETURNING id AS form \gset
 INSERT INTO form_responses (form_schema_id, data) VALUES (:'form', '{"status": "complete"}');
 INSERT INTO audit_events (entity_type, action) VALUES ('workflow', 'made');
 REFRESH MATERIALIZED VIEW form_completion_stats;
+CALL concertmaster.run_job('refresh public.form_completion_stats');
 
 -- Tables of the users' own that use what we give.
 CREATE TABLE own (

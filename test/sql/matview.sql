@@ -23,9 +23,12 @@ SELECT count(*), sum(submissions) FROM stats;
 SELECT * FROM concertmaster.refresh('stats');
 SELECT concertmaster.manage_matview('stats', '15 minutes');
 SELECT count(*) FROM managed;
--- the hint is right
+-- the hint is right; due at once, because its tables are to log, but not before we look
 CREATE UNIQUE INDEX ON matview.stats (form, "The Day");
+BEGIN;
 SELECT concertmaster.manage_matview('stats', '15 minutes');
+UPDATE concertmaster.job SET paused = true WHERE relation_name = 'stats';
+COMMIT;
 SELECT * FROM managed \gx
 SELECT name, kind, every FROM concertmaster.job WHERE schema_name = 'matview';
 INSERT INTO answers VALUES (1, '2025-01-01', 'complete');
@@ -55,7 +58,7 @@ CREATE FUNCTION mode_with(index text) RETURNS TABLE (mode text, reason text) LAN
 BEGIN
     DROP INDEX IF EXISTS matview.stats_form_idx, matview."stats_form_The Day_idx", matview.i;
     EXECUTE index;
-    RETURN QUERY SELECT m.mode, m.reason FROM concertmaster._matview_mode('matview.stats'::regclass, false) m;
+    RETURN QUERY SELECT m.mode, m.reason FROM concertmaster._matview_mode('matview.stats'::regclass, false, false, false, 'UTC') m;
 END $$;
 SET client_min_messages = warning;
 SELECT mode FROM mode_with('CREATE INDEX i ON matview.stats (form, "The Day")');
@@ -63,10 +66,10 @@ SELECT mode FROM mode_with('CREATE UNIQUE INDEX i ON matview.stats (form, "The D
 SELECT mode FROM mode_with('CREATE UNIQUE INDEX i ON matview.stats (abs(form), "The Day")');
 SELECT * FROM mode_with('CREATE UNIQUE INDEX i ON matview.stats ("The Day" DESC, form) INCLUDE (completed)');
 UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'matview.i'::regclass;
-SELECT * FROM concertmaster._matview_mode('stats'::regclass, false);
-SELECT * FROM concertmaster._matview_mode('stats'::regclass, true);
-SELECT * FROM concertmaster._matview_mode('answers'::regclass, true);
-SELECT * FROM concertmaster._matview_mode(0, true);
+SELECT * FROM concertmaster._matview_mode('stats'::regclass, false, false, false, 'UTC');
+SELECT * FROM concertmaster._matview_mode('stats'::regclass, true, false, false, 'UTC');
+SELECT * FROM concertmaster._matview_mode('answers'::regclass, true, true, true, 'UTC');
+SELECT * FROM concertmaster._matview_mode(0, true, true, true, 'UTC');
 RESET client_min_messages;
 -- without one, the job fails until there is one again, and says so
 DROP INDEX i;

@@ -196,7 +196,7 @@ CREATE UNIQUE INDEX ON shared.v3 (a);
 SELECT concertmaster.manage_matview('shared.v3', every => '1 minute');
 \echo :SQLSTATE
 ROLLBACK;
-SELECT concertmaster.refresh('shared.v4') IS NOT NULL AS refreshed;
+SELECT mode IS NOT NULL AS refreshed FROM concertmaster.refresh('shared.v4');
 SELECT j.every FROM concertmaster.job j WHERE j.name ~ 'shared.v';
 
 -- Who looks after the extension sees to what is left over.

@@ -28,7 +28,7 @@ is($node->safe_psql('d', 'SELECT * FROM s.v'), '1|1', 'with what it shall hold')
 $node->safe_psql('d', "INSERT INTO s.facts VALUES (1, 10)");
 $node->safe_psql('d', "SELECT concertmaster.manage_matview('s.v', '1 second')");
 poll_sql($node, 'd', 'SELECT * FROM s.v', '1|11', 'refreshed on schedule');
-poll_sql($node, 'd', "SELECT last_mode = 'concurrently' AND lag < interval '30 s' AND last_duration > 0 AND failures = 0 FROM concertmaster.matviews",
+poll_sql($node, 'd', "SELECT last_mode IN ('full', 'incremental') AND lag < interval '30 s' AND last_duration > 0 AND failures = 0 FROM concertmaster.matviews",
 	't', 'and that is shown');
 
 # 2. a failure is shown and stops when its cause does
@@ -50,7 +50,7 @@ $session->query_safe('BEGIN');
 $session->query_safe('LOCK TABLE s.facts IN ACCESS EXCLUSIVE MODE');
 $session->query_safe('REFRESH MATERIALIZED VIEW s.v');
 is($node->safe_psql('d', "SET lock_timeout = '1s'; SELECT view_name, mode, size IS NULL FROM concertmaster.matviews"),
-	'v|concurrently|t', 'matviews while the view is locked');
+	'v|incremental|t', 'matviews while the view is locked');
 $session->query_safe('ROLLBACK');
 $session->quit;
 my $standby = new_standby($node, 'standby');
