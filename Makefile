@@ -4,6 +4,7 @@
 #   make && make install        build for the server of PG_CONFIG, install it
 #   make test                   the whole suite on a throwaway server
 #   make test-versions          the same on PostgreSQL 17 and 18 in chroots
+#   make test-soak              a million random writes against tracked views; STEPS=n for others
 #   make demo, make demo-stop   a throwaway server with everything to look at
 
 EXTENSION = concertmaster
@@ -43,7 +44,7 @@ $(SCRIPT): $(SCRIPT_PARTS) concertmaster.control
 
 export PG_CONFIG
 
-.PHONY: test test-versions lint demo demo-stop
+.PHONY: test test-versions test-soak lint demo demo-stop
 
 test:
 	dev/test.sh
@@ -51,6 +52,10 @@ test:
 test-versions:
 	dev/chroot.sh 17
 	dev/chroot.sh 18
+
+STEPS = 1000000
+test-soak:
+	CONCERTMASTER_STEPS=$(STEPS) dev/test.sh tap 063_matview_random
 
 lint:
 	dev/test.sh lint
