@@ -94,7 +94,7 @@ $writer->query_safe('BEGIN');
 $writer->query_safe('INSERT INTO s.r VALUES (2)');
 want(6);
 poll_sql($node, 'd', $marked, '1', 'a table waits to be attached');
-my $pid = $node->safe_psql('d', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'concertmaster worker' AND datname = 'd'");
+my $pid = $node->safe_psql('d', "SELECT pid FROM concertmaster.progress_jobs WHERE name = 'roll s.t'");
 like($pid, qr/^\d+$/, 'its worker is there');
 kill 'KILL', $pid;
 eval { $writer->quit };
