@@ -361,10 +361,13 @@ undo_cut(const CmBucketStep *step, const char *pinned, CmRawRange *range)
 	if (step->kind == CM_BUCKET_BIN)
 	{
 		/*
-		 * One more microsecond: servers before 15.6 put a time that is before
-		 * the origin and exactly on the grid into the bin before.
+		 * Servers before 15.6 put a time that is before the origin and
+		 * exactly on the grid into the bin before.
 		 */
-		end = DatumGetTimestamp(last) + step->stride->day * USECS_PER_DAY + step->stride->time + 1;
+		end = DatumGetTimestamp(last) + step->stride->day * USECS_PER_DAY + step->stride->time;
+		range->exact = range->exact && apply_step(step, pinned, range->lo) == range->lo;
+		if (apply_step(step, pinned, TimestampGetDatum(end)) == last)
+			end++;
 	}
 	else
 		end = end_of_cut(find_unit(step->unit), zone, DatumGetTimestamp(last));
@@ -445,8 +448,6 @@ cm_bucket_preimage(const CmBucket *bucket, const char *zone, Datum value, CmRawR
 		undo_step(step, zone, range);
 		if (!is_safe(input_type(step), range->lo) || !is_safe(input_type(step), range->hi))
 			return false;
-		if (step->kind == CM_BUCKET_BIN)
-			range->exact = false;
 	}
 	return true;
 }

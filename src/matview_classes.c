@@ -195,6 +195,37 @@ find_class(CmClasses *classes, uint32 mask, uint32 nulls, uint32 raws)
 	return class;
 }
 
+static int64
+time_to_int(Oid type, Datum value)
+{
+	return type == DATEOID ? DatumGetDateADT(value) : DatumGetTimestamp(value);
+}
+
+static Datum
+int_to_time(Oid type, int64 value)
+{
+	return type == DATEOID ? DateADTGetDatum((DateADT) value) : TimestampGetDatum(value);
+}
+
+/*
+ * The raw times of a bucket, if they are known.  Whether they are exact is
+ * tried at the ends: a value that is no bucket's has a range all the same.
+ */
+static bool
+find_raws(const CmBucket *bucket, const char *zone, Datum value, CmRawRange *range)
+{
+	Oid			raw = bucket->raw_type;
+
+	if (!cm_bucket_preimage(bucket, zone, value, range))
+		return false;
+	range->exact = range->exact &&
+		time_to_int(bucket->type, cm_bucket_apply(bucket, zone, range->lo)) == time_to_int(bucket->type, value) &&
+		time_to_int(bucket->type, cm_bucket_apply(bucket, zone,
+												  int_to_time(raw, time_to_int(raw, range->hi) - 1))) ==
+		time_to_int(bucket->type, value);
+	return true;
+}
+
 /* Put a pattern into its class. */
 static void
 add_pattern(CmClasses *classes, const char *zone, CmPattern *pattern, uint32 mask)
@@ -216,7 +247,7 @@ add_pattern(CmClasses *classes, const char *zone, CmPattern *pattern, uint32 mas
 		if (pattern->nulls[i])
 			nulls |= bit;
 		else if (plan->keys[i].bucket != NULL &&
-				 cm_bucket_preimage(plan->keys[i].bucket, zone, pattern->values[i], &ranges[nraws]))
+				 find_raws(plan->keys[i].bucket, zone, pattern->values[i], &ranges[nraws]))
 		{
 			raws |= bit;
 			nraws++;
@@ -271,18 +302,6 @@ join_spans(Span *spans, int count, int most)
 		spans[kept].hi = spans[Min(i + run, count) - 1].hi;
 	}
 	return kept;
-}
-
-static int64
-time_to_int(Oid type, Datum value)
-{
-	return type == DATEOID ? DatumGetDateADT(value) : DatumGetTimestamp(value);
-}
-
-static Datum
-int_to_time(Oid type, int64 value)
-{
-	return type == DATEOID ? DateADTGetDatum((DateADT) value) : TimestampGetDatum(value);
 }
 
 /* A few ranges that hold the raw times of all members; slot: which of raws. */
@@ -465,34 +484,40 @@ class_desc(const CmMatviewPlan *plan, CmClass *class)
 	return desc;
 }
 
+/* A member as a row of its class' relation; nothing in it is NULL. */
+void
+cm_member_values(const CmMatviewPlan *plan, const CmClass *class, const CmMember *member, Datum *values)
+{
+	int			slot = 0;
+
+	for (int i = 0; i < plan->nkeys; i++)
+	{
+		uint32		bit = CM_KEY_BIT(i);
+
+		if ((class->mask & ~class->nulls & bit) != 0)
+			values[class->value_column[i] - 1] = member->pattern->values[i];
+		if ((class->raws & bit) == 0)
+			continue;
+		values[class->lo_column[i] - 1] = member->raws[slot].lo;
+		values[class->lo_column[i]] = member->raws[slot].hi;
+		slot++;
+	}
+}
+
 /* Fill a class' relation. */
 static Tuplestorestate *
-store_members(const CmMatviewPlan *plan, const CmClass *class, TupleDesc desc)
+store_members(const CmMatviewPlan *plan, const CmClass *class)
 {
 	Tuplestorestate *store = tuplestore_begin_heap(true, false, work_mem);
-	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
-	bool	   *nulls = palloc0(sizeof(bool) * desc->natts);
+	Datum	   *values = palloc(sizeof(Datum) * class->desc->natts);
+	bool	   *nulls = palloc0(sizeof(bool) * class->desc->natts);
 	ListCell   *cell;
 
 	foreach(cell, class->members)
 	{
-		const CmMember *member = lfirst(cell);
-		int			slot = 0;
-
 		CHECK_FOR_INTERRUPTS();
-		for (int i = 0; i < plan->nkeys; i++)
-		{
-			uint32		bit = CM_KEY_BIT(i);
-
-			if ((class->mask & ~class->nulls & bit) != 0)
-				values[class->value_column[i] - 1] = member->pattern->values[i];
-			if ((class->raws & bit) == 0)
-				continue;
-			values[class->lo_column[i] - 1] = member->raws[slot].lo;
-			values[class->lo_column[i]] = member->raws[slot].hi;
-			slot++;
-		}
-		tuplestore_putvalues(store, desc, values, nulls);
+		cm_member_values(plan, class, lfirst(cell), values);
+		tuplestore_putvalues(store, class->desc, values, nulls);
 	}
 	return store;
 }
@@ -506,14 +531,58 @@ name_class(CmClasses *classes, CmClass *class, int number)
 	if (list_length(class->members) < 2)
 		return;
 	class->name = psprintf("concertmaster_changes_%d", number);
+	class->desc = class_desc(classes->plan, class);
 	relation = palloc0(sizeof(EphemeralNamedRelationData));
 	relation->md.name = class->name;
 	relation->md.reliddesc = InvalidOid;
-	relation->md.tupdesc = class_desc(classes->plan, class);
+	relation->md.tupdesc = class->desc;
 	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
 	relation->md.enrtuples = list_length(class->members);
-	relation->reldata = store_members(classes->plan, class, relation->md.tupdesc);
+	relation->reldata = store_members(classes->plan, class);
 	register_ENR(classes->env, relation);
+}
+
+/* Note what holds for the ranges of all members; slot: which of raws. */
+static void
+compare_raws(CmClass *class, int slot, uint32 bit)
+{
+	const CmRawRange *first = &((CmMember *) linitial(class->members))->raws[slot];
+	bool		exact = true;
+	bool		single = true;
+	ListCell   *cell;
+
+	foreach(cell, class->members)
+	{
+		const CmRawRange *range = &((CmMember *) lfirst(cell))->raws[slot];
+
+		exact &= range->exact;
+		single &= range->lo == first->lo && range->hi == first->hi;
+	}
+	class->exact |= exact ? bit : 0;
+	class->single |= single ? bit : 0;
+}
+
+/* Which share of the hulls one member's range is, on average. */
+static double
+share_of_hulls(const CmClass *class, int slot, Oid type, const List *hulls)
+{
+	double		all = 0;
+	double		members = 0;
+	ListCell   *cell;
+
+	foreach(cell, hulls)
+	{
+		const CmRawRange *hull = lfirst(cell);
+
+		all += (double) time_to_int(type, hull->hi) - time_to_int(type, hull->lo);
+	}
+	foreach(cell, class->members)
+	{
+		const CmRawRange *range = &((CmMember *) lfirst(cell))->raws[slot];
+
+		members += (double) time_to_int(type, range->hi) - time_to_int(type, range->lo);
+	}
+	return all > 0 ? members / list_length(class->members) / all : 1;
 }
 
 /* The raw time ranges of a class' buckets, as constants. */
@@ -524,8 +593,12 @@ bound_class(const CmMatviewPlan *plan, CmClass *class)
 
 	for (int i = 0; i < plan->nkeys; i++)
 	{
-		if ((class->raws & CM_KEY_BIT(i)) != 0)
-			class->hulls[i] = make_hulls(class, slot++, plan->keys[i].bucket->raw_type);
+		if ((class->raws & CM_KEY_BIT(i)) == 0)
+			continue;
+		compare_raws(class, slot, CM_KEY_BIT(i));
+		class->hulls[i] = make_hulls(class, slot, plan->keys[i].bucket->raw_type);
+		class->share[i] = share_of_hulls(class, slot, plan->keys[i].bucket->raw_type, class->hulls[i]);
+		slot++;
 	}
 }
 

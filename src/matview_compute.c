@@ -9,9 +9,11 @@
  * snapshot, which the caller took after its locks, and no statement of it
  * takes another one: what the log said and what is computed belong together.
  *
- * Whether it is cheaper to compute everything is asked of the planner, where
- * there is reason to ask: if the plans for the classes cost more together
- * than the plan for the whole query, that one is run.
+ * A class of several members is one query that joins them, or one that is
+ * planned once and run for each of them: few groups of a large table are found
+ * by an index in turn, many by reading it once.  And it may be cheaper to
+ * compute everything.  The planner is asked what each would cost, where there
+ * is reason to ask, and the cheapest is run.
  *
  * Locks: AccessShareLock on what the query reads, held to the end of the
  * transaction.  After an error the (sub)transaction's abort cleans up; the
@@ -36,6 +38,12 @@
 
 /* With that many members in one class nobody asks what everything would cost. */
 #define FEW_PATTERNS		16
+
+/* With more members in a class it is not asked what one by one would cost. */
+#define MANY_MEMBERS		2000
+
+/* What it costs to start a plan once more, in units of the planner. */
+#define RUN_COST			10.0
 
 /* A receiver that hands rows to a sink. */
 typedef struct SinkReceiver
@@ -98,7 +106,8 @@ sink_end(DestReceiver *self)
 
 /* Run a plan with the active snapshot; its rows go to sink. */
 void
-cm_query_run(PlannedStmt *plan, QueryEnvironment *env, CmRowSink sink, void *arg)
+cm_query_run(PlannedStmt *plan, QueryEnvironment *env, ParamListInfo params,
+			 CmRowSink sink, void *arg)
 {
 	SinkReceiver receiver = {
 		.pub = {.receiveSlot = sink_receive,.rStartup = sink_startup,.rShutdown = sink_end,
@@ -110,7 +119,7 @@ cm_query_run(PlannedStmt *plan, QueryEnvironment *env, CmRowSink sink, void *arg
 	receiver.context = AllocSetContextCreate(CurrentMemoryContext, "concertmaster row",
 											 ALLOCSET_DEFAULT_SIZES);
 	query = CreateQueryDesc(plan, "concertmaster refresh", GetActiveSnapshot(), InvalidSnapshot,
-							&receiver.pub, NULL, env, 0);
+							&receiver.pub, params, env, 0);
 	ExecutorStart(query, 0);
 	cm_compat_executor_run(query, ForwardScanDirection, 0);
 	ExecutorFinish(query);
@@ -143,7 +152,41 @@ is_little(const CmClasses *classes)
 	return list_length(classes->list) == 1 && classes->patterns <= FEW_PATTERNS;
 }
 
-/* The plans for the classes, in their order. */
+/* How one class is computed. */
+typedef struct ClassPlan
+{
+	const CmClass *class;		/* NULL: all of the view */
+	PlannedStmt *plan;
+	bool		by_member;		/* run it for each member, not once */
+	double		cost;
+} ClassPlan;
+
+/* The cheapest plan for one class. */
+static ClassPlan *
+plan_class(const CmClasses *classes, const CmClass *class)
+{
+	ClassPlan  *result = palloc0(sizeof(ClassPlan));
+	int			members = list_length(class->members);
+	PlannedStmt *joined;
+
+	result->class = class;
+	if (class->name != NULL && members <= MANY_MEMBERS)
+	{
+		result->plan = cm_query_plan(cm_restrict_query(classes, class, true));
+		result->by_member = true;
+		result->cost = members * (result->plan->planTree->total_cost + RUN_COST);
+	}
+	joined = cm_query_plan(cm_restrict_query(classes, class, false));
+	if (result->plan == NULL || joined->planTree->total_cost < result->cost)
+	{
+		result->plan = joined;
+		result->by_member = false;
+		result->cost = joined->planTree->total_cost;
+	}
+	return result;
+}
+
+/* The plans for the classes, in their order, and their cost. */
 static List *
 plan_classes(const CmClasses *classes, double *cost)
 {
@@ -153,12 +196,43 @@ plan_classes(const CmClasses *classes, double *cost)
 	*cost = 0;
 	foreach(cell, classes->list)
 	{
-		PlannedStmt *plan = cm_query_plan(cm_restrict_query(classes, lfirst(cell)));
+		ClassPlan  *plan = plan_class(classes, lfirst(cell));
 
-		*cost += plan->planTree->total_cost;
+		*cost += plan->cost;
 		plans = lappend(plans, plan);
 	}
 	return plans;
+}
+
+/* Run a plan for each member of its class. */
+static void
+run_by_member(const CmClasses *classes, const ClassPlan *plan, Collector *collector)
+{
+	TupleDesc	desc = plan->class->desc;
+	ParamListInfo params = makeParamList(desc->natts);
+	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "concertmaster member",
+												  ALLOCSET_DEFAULT_SIZES);
+	ListCell   *cell;
+
+	foreach(cell, plan->class->members)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(context);
+
+		CHECK_FOR_INTERRUPTS();
+		cm_member_values(classes->plan, plan->class, lfirst(cell), values);
+		for (int i = 0; i < desc->natts; i++)
+		{
+			params->params[i].value = values[i];
+			params->params[i].isnull = false;
+			params->params[i].pflags = PARAM_FLAG_CONST;
+			params->params[i].ptype = TupleDescAttr(desc, i)->atttypid;
+		}
+		cm_query_run(plan->plan, classes->env, params, collect_row, collector);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(context);
+	}
+	MemoryContextDelete(context);
 }
 
 /*
@@ -182,8 +256,11 @@ cm_matview_compute(Query *query, CmClasses **classes)
 
 		if (*classes == NULL || whole->planTree->total_cost < cost)
 		{
+			ClassPlan  *plan = palloc0(sizeof(ClassPlan));
+
 			*classes = NULL;
-			plans = list_make1(whole);
+			plan->plan = whole;
+			plans = list_make1(plan);
 		}
 	}
 
@@ -191,8 +268,13 @@ cm_matview_compute(Query *query, CmClasses **classes)
 	tuplestore_set_eflags(collector.rows, EXEC_FLAG_REWIND);
 	foreach(cell, plans)
 	{
+		const ClassPlan *plan = lfirst(cell);
+
 		collector.class = foreach_current_index(cell);
-		cm_query_run(lfirst(cell), *classes != NULL ? (*classes)->env : NULL, collect_row, &collector);
+		if (plan->by_member)
+			run_by_member(*classes, plan, &collector);
+		else
+			cm_query_run(plan->plan, *classes != NULL ? (*classes)->env : NULL, NULL, collect_row, &collector);
 	}
 	return collector.rows;
 }

@@ -245,7 +245,7 @@ query_old(CmDiff *diff, const CmClasses *classes)
 	{
 		PlannedStmt *plan = cm_query_plan(cm_restrict_view(classes, lfirst(cell), diff->view));
 
-		cm_query_run(plan, classes->env, receive_old, diff);
+		cm_query_run(plan, classes->env, NULL, receive_old, diff);
 	}
 }
 

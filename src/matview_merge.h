@@ -13,6 +13,7 @@
 #define CM_MATVIEW_MERGE_H
 
 #include "executor/tuptable.h"
+#include "nodes/params.h"
 #include "nodes/plannodes.h"
 #include "utils/queryenvironment.h"
 #include "utils/relcache.h"
@@ -40,12 +41,16 @@ typedef struct CmClass
 	uint32		mask;
 	uint32		nulls;			/* of mask */
 	uint32		raws;			/* of mask */
+	uint32		exact;			/* of raws: to be in the range is to be in the bucket */
+	uint32		single;			/* of raws: all members have the same range */
+	double		share[CM_KEY_MAX];	/* for raws: of the hulls, that one member's range is */
 	List	   *members;		/* of CmMember, all different by the columns' equality */
 	List	   *hulls[CM_KEY_MAX];	/* for raws: ranges that hold all members', of CmRawRange */
 	bool		is_range;
 	Datum		first;			/* is_range: both ends are included */
 	Datum		last;
 	char	   *name;			/* of the relation that holds the members; NULL: constants do */
+	TupleDesc	desc;			/* and of what rows */
 	AttrNumber	value_column[CM_KEY_MAX];
 	AttrNumber	lo_column[CM_KEY_MAX];	/* hi is the next */
 	struct HTAB *index;			/* from a hash of the known values to members */
@@ -88,16 +93,22 @@ extern void cm_matview_apply(CmRefresh *refresh);
 /* in matview_classes.c */
 extern CmClasses *cm_classes_make(CmMatviewPlan *plan, const char *zone, const CmDirty *dirty,
 								  const char **why_all);
+extern void cm_member_values(const CmMatviewPlan *plan, const CmClass *class,
+							 const CmMember *member, Datum *values);
 extern bool cm_classes_match(const CmClasses *classes, int count, TupleTableSlot *slot);
 
+/* in matview_estimate.c: what the planner shall expect */
+extern Node *cm_share_clause(Node *raw, Node *lo, double share);
+
 /* in matview_restrict.c: queries for one class; pure */
-extern Query *cm_restrict_query(const CmClasses *classes, const CmClass *class);
+extern Query *cm_restrict_query(const CmClasses *classes, const CmClass *class, bool by_member);
 extern Query *cm_restrict_view(const CmClasses *classes, const CmClass *class, Relation view);
 
 /* in matview_compute.c */
 extern void cm_matview_owner_enter(CmScope *scope, Oid owner, const char *zone, bool restricted);
 extern PlannedStmt *cm_query_plan(Query *query);
-extern void cm_query_run(PlannedStmt *plan, QueryEnvironment *env, CmRowSink sink, void *arg);
+extern void cm_query_run(PlannedStmt *plan, QueryEnvironment *env, ParamListInfo params,
+						 CmRowSink sink, void *arg);
 extern Tuplestorestate *cm_matview_compute(Query *query, CmClasses **classes);
 
 /* in matview_diff.c */

@@ -6,9 +6,13 @@
  * Conditions on the grouped expressions are added to WHERE: there they hold
  * for all rows of a group or for none, so the groups that remain are whole.
  * The members of a class come as one more relation of FROM that is joined on
- * the key columns; a single member comes as constants.  Beside the bucket
+ * the key columns, or one by one as parameters, for a plan that is run for
+ * each; a single member comes as constants.  Beside the bucket
  * itself its raw time is compared, with the member's range, which an index
  * can use, and with constants, by which the planner leaves out partitions.
+ * What follows from the rest is left out, because the planner would count it
+ * again and expect too few rows: the bucket where the range says the same,
+ * the members' ranges where all have one.
  *
  * The same class of the view is found by the same conditions on the view's
  * columns.
@@ -44,7 +48,8 @@ typedef struct Restriction
 {
 	const CmMatviewPlan *plan;
 	const CmClass *class;
-	Index		members;		/* range table index of the members; 0: constants */
+	Index		members;		/* range table index of the members; 0: not a relation */
+	bool		by_member;		/* they are parameters; else, and if no relation, constants */
 	Index		view;			/* of the view; 0: it is the view's query */
 	List	   *quals;
 } Restriction;
@@ -64,6 +69,18 @@ key_node(const Restriction *restriction, int i)
 static Node *
 member_column(const Restriction *restriction, AttrNumber attno, Oid type, int32 typmod, Oid collation)
 {
+	if (restriction->by_member)
+	{
+		Param	   *param = makeNode(Param);
+
+		param->paramkind = PARAM_EXTERN;
+		param->paramid = attno;
+		param->paramtype = type;
+		param->paramtypmod = typmod;
+		param->paramcollid = collation;
+		param->location = -1;
+		return (Node *) param;
+	}
 	return (Node *) makeVar(restriction->members, attno, type, typmod, collation, 0);
 }
 
@@ -154,6 +171,23 @@ raw_between(const Restriction *restriction, int i, Node *lo, Node *hi)
 															raw_column(restriction, i), hi)));
 }
 
+/* Compare the raw time of a bucket with the member's range. */
+static void
+restrict_raw_by_member(Restriction *restriction, int i)
+{
+	const CmClass *class = restriction->class;
+	Oid			type = restriction->plan->keys[i].bucket->raw_type;
+	Node	   *lo = member_column(restriction, class->lo_column[i], type, -1, InvalidOid);
+	Node	   *hi = member_column(restriction, class->lo_column[i] + 1, type, -1, InvalidOid);
+	Node	   *share = restriction->by_member ? NULL :
+		cm_share_clause(raw_column(restriction, i), copyObject(lo), class->share[i]);
+
+	restriction->quals = list_concat(restriction->quals,
+									 ((BoolExpr *) raw_between(restriction, i, lo, hi))->args);
+	if (share != NULL)
+		restriction->quals = lappend(restriction->quals, share);
+}
+
 /* Conditions on the raw time of a bucket. */
 static void
 restrict_raw(Restriction *restriction, int i)
@@ -163,6 +197,11 @@ restrict_raw(Restriction *restriction, int i)
 	List	   *alternatives = NIL;
 	ListCell   *cell;
 
+	if (restriction->by_member)
+	{
+		restrict_raw_by_member(restriction, i);
+		return;
+	}
 	foreach(cell, class->hulls[i])
 	{
 		const CmRawRange *hull = lfirst(cell);
@@ -175,12 +214,8 @@ restrict_raw(Restriction *restriction, int i)
 		restriction->quals = list_concat(restriction->quals, ((BoolExpr *) linitial(alternatives))->args);
 	else if (alternatives != NIL)
 		restriction->quals = lappend(restriction->quals, make_orclause(alternatives));
-	if (restriction->members == 0)
-		return;
-	restriction->quals = list_concat(restriction->quals,
-									 ((BoolExpr *) raw_between(restriction, i,
-															   member_column(restriction, class->lo_column[i], type, -1, InvalidOid),
-															   member_column(restriction, class->lo_column[i] + 1, type, -1, InvalidOid)))->args);
+	if (restriction->members != 0 && (class->single & CM_KEY_BIT(i)) == 0)
+		restrict_raw_by_member(restriction, i);
 }
 
 /* expression IS NULL */
@@ -204,7 +239,7 @@ wanted_value(const Restriction *restriction, int i)
 	const CmClass *class = restriction->class;
 	const CmMember *only;
 
-	if (restriction->members != 0)
+	if (restriction->members != 0 || restriction->by_member)
 		return member_column(restriction, class->value_column[i], key->type, key->typmod, key->collation);
 	only = linitial(class->members);
 	return constant(key->type, key->typmod, key->collation, only->pattern->values[i]);
@@ -229,7 +264,7 @@ restrict_key(Restriction *restriction, int i)
 	}
 	else if ((class->nulls & CM_KEY_BIT(i)) != 0)
 		restriction->quals = lappend(restriction->quals, is_null(node));
-	else
+	else if (restriction->view != 0 || (class->exact & CM_KEY_BIT(i)) == 0)
 		restriction->quals = lappend(restriction->quals,
 									 compare(key->eqop, node, wanted_value(restriction, i), key->collation));
 	if (restriction->view == 0 && (class->raws & CM_KEY_BIT(i)) != 0)
@@ -256,7 +291,7 @@ add_members(Restriction *restriction, const CmClasses *classes, Query *query)
 	ParseState *pstate;
 	RangeTblRef *reference;
 
-	if (restriction->class->name == NULL)
+	if (restriction->class->name == NULL || restriction->by_member)
 		return;
 	pstate = make_parsestate(NULL);
 	pstate->p_queryEnv = classes->env;
@@ -269,11 +304,14 @@ add_members(Restriction *restriction, const CmClasses *classes, Query *query)
 	query->jointree->fromlist = lappend(query->jointree->fromlist, reference);
 }
 
-/* The view's query for one class. */
+/*
+ * The view's query for one class.  by_member: for one of its members, whose
+ * values are parameters, numbered like the columns of the class' relation.
+ */
 Query *
-cm_restrict_query(const CmClasses *classes, const CmClass *class)
+cm_restrict_query(const CmClasses *classes, const CmClass *class, bool by_member)
 {
-	Restriction restriction = {.plan = classes->plan,.class = class};
+	Restriction restriction = {.plan = classes->plan,.class = class,.by_member = by_member};
 	Query	   *query = copyObject(classes->plan->query);
 
 	add_members(&restriction, classes, query);
