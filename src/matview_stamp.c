@@ -48,6 +48,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "matview_track.h"
 
 /* A leaf as it is, or as it was. */
@@ -55,7 +56,7 @@ typedef struct Leaf
 {
 	Oid			relid;
 	Oid			root;
-	Oid			file;
+	Oid			file;			/* 0: of the transaction at hand, see has_new_file() */
 	char	   *trigger;		/* stamp of its trigger; "" if it does not log */
 	char	   *bounds;			/* NULL: not known */
 	bool		foreign;
@@ -161,6 +162,26 @@ leaf_bounds(Oid leaf, Oid root)
  * Leaves, now and then
  */
 
+/*
+ * Did this transaction make the leaf's file?  TRUNCATE may then empty it where
+ * it is, which nobody could see; so such a file is never the same again.
+ */
+static bool
+has_new_file(Oid relid)
+{
+	Relation	relation;
+	bool		is_new;
+
+	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		return false;
+	relation = RelationIdGetRelation(relid);
+	if (!RelationIsValid(relation))
+		return false;
+	is_new = cm_compat_has_new_file(relation);
+	RelationClose(relation);
+	return is_new;
+}
+
 /* A leaf as it is now. */
 static Leaf *
 picture_leaf(Oid relid, Oid root)
@@ -173,7 +194,7 @@ picture_leaf(Oid relid, Oid root)
 	leaf->root = root;
 	if (HeapTupleIsValid(tuple))
 	{
-		leaf->file = ((Form_pg_class) GETSTRUCT(tuple))->relfilenode;
+		leaf->file = has_new_file(relid) ? InvalidOid : ((Form_pg_class) GETSTRUCT(tuple))->relfilenode;
 		leaf->foreign = ((Form_pg_class) GETSTRUCT(tuple))->relkind == RELKIND_FOREIGN_TABLE;
 		ReleaseSysCache(tuple);
 	}
@@ -337,7 +358,7 @@ compare_leaf(const CmMatviewPlan *plan, const Leaf *now, const Leaf *then, CmDir
 		make_stale(dirty, psprintf("trigger \"%s\" of %s %s is disabled", CM_LOG_TRIGGER, what, leaf_name(now)));
 	else if (then == NULL)
 		make_leaf_dirty(plan, now, psprintf("%s %s is new", what, leaf_name(now)), dirty);
-	else if (now->file != then->file)
+	else if (now->file != then->file || now->file == InvalidOid)
 		make_leaf_dirty(plan, now, psprintf("%s %s was truncated or rewritten", what, leaf_name(now)), dirty);
 	else if (strcmp(now->trigger, then->trigger) != 0)
 		make_leaf_dirty(plan, now, psprintf("trigger \"%s\" of %s %s was changed", CM_LOG_TRIGGER, what, leaf_name(now)), dirty);
