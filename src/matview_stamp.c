@@ -58,6 +58,7 @@ typedef struct Leaf
 	Oid			root;
 	Oid			file;			/* 0: of the transaction at hand, see has_new_file() */
 	char	   *trigger;		/* stamp of its trigger; "" if it does not log */
+	char	   *trigger_name;	/* of a leaf that is there */
 	char	   *bounds;			/* NULL: not known */
 	bool		foreign;
 } Leaf;
@@ -199,6 +200,7 @@ picture_leaf(Oid relid, Oid root)
 		ReleaseSysCache(tuple);
 	}
 	leaf->trigger = cm_log_trigger_find(relid, &trigger) && trigger.always ? pstrdup(trigger.stamp) : "";
+	leaf->trigger_name = pstrdup(trigger.name[0] != '\0' ? trigger.name : CM_LOG_TRIGGER);
 	leaf->bounds = leaf_bounds(relid, root);
 	return leaf;
 }
@@ -355,13 +357,13 @@ compare_leaf(const CmMatviewPlan *plan, const Leaf *now, const Leaf *then, CmDir
 	if (now->foreign)
 		make_stale(dirty, psprintf("partition %s is a foreign table", leaf_name(now)));
 	else if (now->trigger[0] == '\0')
-		make_stale(dirty, psprintf("trigger \"%s\" of %s %s is disabled", CM_LOG_TRIGGER, what, leaf_name(now)));
+		make_stale(dirty, psprintf("trigger \"%s\" of %s %s is disabled", now->trigger_name, what, leaf_name(now)));
 	else if (then == NULL)
 		make_leaf_dirty(plan, now, psprintf("%s %s is new", what, leaf_name(now)), dirty);
 	else if (now->file != then->file || now->file == InvalidOid)
 		make_leaf_dirty(plan, now, psprintf("%s %s was truncated or rewritten", what, leaf_name(now)), dirty);
 	else if (strcmp(now->trigger, then->trigger) != 0)
-		make_leaf_dirty(plan, now, psprintf("trigger \"%s\" of %s %s was changed", CM_LOG_TRIGGER, what, leaf_name(now)), dirty);
+		make_leaf_dirty(plan, now, psprintf("trigger \"%s\" of %s %s was changed", now->trigger_name, what, leaf_name(now)), dirty);
 	else if (!same_text(now->bounds, then->bounds))
 	{
 		make_leaf_dirty(plan, now, psprintf("partition %s has other bounds", leaf_name(now)), dirty);

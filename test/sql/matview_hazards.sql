@@ -3,6 +3,7 @@
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS concertmaster;
 DROP SCHEMA IF EXISTS hazards CASCADE;
+DROP ROLE IF EXISTS regress_hazards_1, regress_hazards_2;
 SET search_path = hazards;
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
@@ -50,6 +51,53 @@ SELECT mode, reason, inserted, deleted FROM concertmaster.refresh('cuts');
 SELECT * FROM concertmaster.verify_matview('cuts');
 SELECT mode, reason, inserted, deleted FROM concertmaster.refresh('cuts');
 
-SELECT view_name, concertmaster.unmanage_matview(format('hazards.%I', view_name)::regclass) FROM concertmaster.matview WHERE schema_name = 'hazards' ORDER BY 1;
+-- 2. a table that logs becomes a partition of one that does
+CREATE TABLE whole (at date, g integer) PARTITION BY RANGE (at);
+CREATE TABLE whole_1 PARTITION OF whole FOR VALUES FROM ('2025-01-01') TO ('2025-02-01');
+CREATE TABLE piece (at date, g integer);
+INSERT INTO piece VALUES ('2025-02-03', 1);
+CREATE MATERIALIZED VIEW wholes AS SELECT at, g, count(*) AS n FROM whole GROUP BY at, g;
+CREATE UNIQUE INDEX ON wholes (at, g);
+CREATE MATERIALIZED VIEW pieces AS SELECT at, g, count(*) AS n FROM piece GROUP BY at, g;
+CREATE UNIQUE INDEX ON pieces (at, g);
+CALL manage('wholes');
+CALL manage('pieces');
+ALTER TABLE whole ATTACH PARTITION piece FOR VALUES FROM ('2025-02-01') TO ('2025-03-01');
+SELECT mode, reason, inserted, deleted FROM concertmaster.refresh('wholes');
+INSERT INTO piece VALUES ('2025-02-03', 1), ('2025-02-04', 2);
+SELECT mode, reason, inserted, deleted FROM concertmaster.refresh('wholes');
+SELECT * FROM concertmaster.verify_matview('wholes');
+SELECT mode, reason FROM concertmaster.refresh('pieces');
+SELECT * FROM concertmaster.verify_matview('pieces');
+-- the trigger that is its own goes with the view, the other one stays
+CALL manage('pieces');
+SELECT concertmaster.unmanage_matview('pieces'::regclass);
+CALL concertmaster.run_job('prune');
+INSERT INTO piece VALUES ('2025-02-05', 2);
+ALTER TABLE whole DETACH PARTITION piece;
+SELECT tgname FROM pg_trigger WHERE tgrelid = 'piece'::regclass;
+SELECT mode, reason, inserted, deleted FROM concertmaster.refresh('wholes');
+SELECT * FROM concertmaster.verify_matview('wholes');
+
+-- 4. everybody who makes a partition makes its trigger, whatever the default privileges
+SELECT a.grantee::regrole AS grantee, a.privilege_type FROM pg_proc, aclexplode(proacl) a WHERE oid = 'concertmaster.log_changes()'::regprocedure AND a.grantee = 0;
+
+-- 5. nor can triggers be made on a partition of somebody else
+CREATE ROLE regress_hazards_1;
+CREATE ROLE regress_hazards_2;
+GRANT CREATE, USAGE ON SCHEMA hazards TO regress_hazards_1, regress_hazards_2;
+CREATE TABLE owned (at date, g integer) PARTITION BY RANGE (at);
+CREATE TABLE owned_1 PARTITION OF owned FOR VALUES FROM ('2025-01-01') TO ('2025-02-01');
+INSERT INTO owned VALUES ('2025-01-03', 1);
+ALTER TABLE owned OWNER TO regress_hazards_1;
+ALTER TABLE owned_1 OWNER TO regress_hazards_2;
+CREATE MATERIALIZED VIEW owns AS SELECT at, g, count(*) AS n FROM owned GROUP BY at, g;
+CREATE UNIQUE INDEX ON owns (at, g);
+ALTER MATERIALIZED VIEW owns OWNER TO regress_hazards_1;
+CALL manage('owns');
+SELECT mode, last_mode, last_reason FROM concertmaster.matviews WHERE view_name = 'owns';
+
+DO $$BEGIN PERFORM concertmaster.unmanage_matview(format('hazards.%I', view_name)::regclass) FROM concertmaster.matview WHERE schema_name = 'hazards'; END$$;
 SET client_min_messages = warning;
 DROP SCHEMA hazards CASCADE;
+DROP ROLE regress_hazards_1, regress_hazards_2;
