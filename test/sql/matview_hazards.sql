@@ -79,6 +79,11 @@ SELECT tgname FROM pg_trigger WHERE tgrelid = 'piece'::regclass;
 SELECT mode, reason, inserted, deleted FROM concertmaster.refresh('wholes');
 SELECT * FROM concertmaster.verify_matview('wholes');
 
+-- 3. texts of numbers and bytes depend on settings, though their functions do not say so
+CREATE TABLE texts (g integer, x double precision, b bytea);
+CREATE MATERIALIZED VIEW text AS SELECT g, max(x::text) AS x, max(b::text) AS b, max(g::text) AS gs FROM texts GROUP BY g;
+SELECT reason_code, detail FROM concertmaster.explain_refresh('text') WHERE check_name = 'functions';
+
 -- 4. everybody who makes a partition makes its trigger, whatever the default privileges
 SELECT a.grantee::regrole AS grantee, a.privilege_type FROM pg_proc, aclexplode(proacl) a WHERE oid = 'concertmaster.log_changes()'::regprocedure AND a.grantee = 0;
 
