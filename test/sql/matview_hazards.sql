@@ -102,6 +102,48 @@ ALTER MATERIALIZED VIEW owns OWNER TO regress_hazards_1;
 CALL manage('owns');
 SELECT mode, last_mode, last_reason FROM concertmaster.matviews WHERE view_name = 'owns';
 
+-- 6. what an open transaction has logged with a function that was replaced meanwhile
+CREATE FUNCTION cut_to(integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1 % 10; END';
+CREATE TABLE numbers (n integer);
+INSERT INTO numbers SELECT generate_series(1, 100);
+CREATE MATERIALIZED VIEW digits AS SELECT cut_to(n) AS g, count(*) AS n FROM numbers GROUP BY 1;
+CREATE UNIQUE INDEX ON digits (g);
+CALL manage('digits');
+INSERT INTO numbers VALUES (777);
+CREATE TEMP TABLE logged AS SELECT * FROM concertmaster.matview_log WHERE view = 'digits'::regclass;
+SELECT mode, reason, inserted, deleted FROM concertmaster.refresh('digits');
+CREATE OR REPLACE FUNCTION cut_to(integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1 % 9; END';
+SELECT mode, reason FROM concertmaster.refresh('digits');
+SELECT mode, reason FROM concertmaster.refresh('digits');
+INSERT INTO concertmaster.matview_log SELECT * FROM logged;
+SELECT mode, reason FROM concertmaster.refresh('digits');
+INSERT INTO numbers VALUES (778);
+SELECT mode, reason, inserted, deleted FROM concertmaster.refresh('digits');
+SELECT * FROM concertmaster.verify_matview('digits');
+
+-- 7. who lost the rights on a table sees no more of what is written to it
+CREATE FUNCTION peek(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RAISE WARNING '% sees %', current_user, $1; RETURN left($1, 1); END$$;
+CREATE TABLE secrets (secret text);
+CREATE MATERIALIZED VIEW letters AS SELECT peek(secret) AS g, count(*) AS n FROM secrets GROUP BY 1;
+CREATE UNIQUE INDEX ON letters (g);
+ALTER MATERIALIZED VIEW letters OWNER TO regress_hazards_1;
+GRANT regress_hazards_2 TO regress_hazards_1;
+ALTER TABLE secrets OWNER TO regress_hazards_2;
+CALL manage('letters');
+INSERT INTO secrets VALUES ('open');
+REVOKE regress_hazards_2 FROM regress_hazards_1;
+INSERT INTO secrets VALUES ('password');
+GRANT regress_hazards_2 TO regress_hazards_1;
+SELECT p.key FROM concertmaster._log_patterns('letters'::regclass) p ORDER BY 1;
+SET client_min_messages = error;
+SELECT mode, reason FROM concertmaster.refresh('letters');
+SELECT * FROM concertmaster.verify_matview('letters');
+ALTER TABLE secrets OWNER TO CURRENT_USER;
+INSERT INTO secrets VALUES ('password');
+ALTER TABLE secrets OWNER TO regress_hazards_1;
+SELECT p.key FROM concertmaster._log_patterns('letters'::regclass) p ORDER BY 1;
+RESET client_min_messages;
+
 DO $$BEGIN PERFORM concertmaster.unmanage_matview(format('hazards.%I', view_name)::regclass) FROM concertmaster.matview WHERE schema_name = 'hazards'; END$$;
 SET client_min_messages = warning;
 DROP SCHEMA hazards CASCADE;
