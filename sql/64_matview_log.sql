@@ -9,6 +9,7 @@ CREATE FUNCTION concertmaster.log_changes()
 RETURNS trigger
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cm_log_changes';
+GRANT EXECUTE ON FUNCTION concertmaster.log_changes() TO PUBLIC;
 COMMENT ON FUNCTION concertmaster.log_changes() IS
 'Trigger function: notes which groups of incrementally refreshed materialized views a written row belongs to.  Its triggers are made by concertmaster on the tables of such views and dropped when there are none; disabling one makes its views be refreshed in full.  Errors: 39P01 not called as an AFTER ROW trigger';
 

@@ -34,6 +34,7 @@
 #include "tcop/tcopprot.h"
 #include "tcop/pquery.h"
 #include "utils/acl.h"
+#include "utils/rel.h"
 
 #if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 190000
 #error "concertmaster needs PostgreSQL 15 to 18"
@@ -46,6 +47,19 @@
 #if PG_VERSION_NUM < 180000
 #define pg_noreturn __attribute__((noreturn))
 #endif
+
+/* rd_newRelfilenodeSubid has another name since 16.  Delete with 15. */
+static inline bool
+cm_compat_has_new_file(Relation relation)
+{
+#if PG_VERSION_NUM >= 160000
+	return relation->rd_createSubid != InvalidSubTransactionId ||
+		relation->rd_newRelfilelocatorSubid != InvalidSubTransactionId;
+#else
+	return relation->rd_createSubid != InvalidSubTransactionId ||
+		relation->rd_newRelfilenodeSubid != InvalidSubTransactionId;
+#endif
+}
 
 /*
  * object_ownercheck() replaced one function per kind of object in 16.  Only

@@ -161,6 +161,7 @@ typedef struct CmMatviewPlan
 	int			nkeys;
 	CmKeyColumn keys[CM_KEY_MAX];
 	TupleDesc	key_desc;		/* the key columns as a row */
+	uint32		key_version;	/* of the functions of users that make it */
 	List	   *tracked;		/* of CmTracked */
 	List	   *windows;		/* of CmWindow */
 	List	   *functions;		/* oids of functions that are not core's, for the stamp */

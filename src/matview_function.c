@@ -144,12 +144,12 @@ hint_for(Oid function)
 	}
 }
 
-/* Refuse a function or what calls it. */
+/* Refuse a function or what calls it; a cast may be refused for itself. */
 static void
 refuse(Walk *walk, Oid function)
 {
-	bool		is_volatile = func_volatile(function) == PROVOLATILE_VOLATILE;
-	char	   *what = psprintf("Function %s", cm_function_text(function));
+	bool		is_volatile = OidIsValid(function) && func_volatile(function) == PROVOLATILE_VOLATILE;
+	char	   *what;
 
 	if (IsA(walk->node, CoerceViaIO))
 		what = psprintf("The cast from %s to %s",
@@ -157,6 +157,8 @@ refuse(Walk *walk, Oid function)
 						format_type_be(exprType(walk->node)));
 	else if (IsA(walk->node, Aggref))
 		what = psprintf("Aggregate %s", cm_function_text(((Aggref *) walk->node)->aggfnoid));
+	else
+		what = psprintf("Function %s", cm_function_text(function));
 	cm_check_failed(walk->view, "functions", is_volatile ? "volatile_function" : "stable_function",
 					psprintf("%s in %s is %s.", what, walk->where,
 							 is_volatile ? "volatile" : "stable: its result depends on settings or other data"),
@@ -292,6 +294,8 @@ check_walker(Node *node, void *context)
 		check_value(walk);
 	else
 	{
+		if (IsA(node, CoerceViaIO) && cm_output_depends(exprType((Node *) ((CoerceViaIO *) node)->arg)))
+			refuse(walk, InvalidOid);
 		if (IsA(node, MinMaxExpr))
 			check_function(lookup_type_cache(exprType(node), TYPECACHE_CMP_PROC)->cmp_proc, walk);
 		if (IsA(node, Aggref))

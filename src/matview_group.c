@@ -6,14 +6,14 @@
  * What a pattern's columns hold is laid out as a minimal tuple of the view's
  * key, in which the columns that are not known are null; its length word and
  * padding are left out, and in front stands a number made of the key's
- * columns and types.  Values are detoasted first, so that the same value has
+ * columns and types, and of the functions of users that compute it.  Values are detoasted first, so that the same value has
  * the same bytes.  Where all of it would be too long, the longest values are
  * left out: their columns leave the mask, and the pattern stands for more
  * groups.
  *
  * Who reads a key whose number is another (it was written by another version
- * of this library, which saw another key in the view's query) gets the
- * pattern that stands for all groups.
+ * of this library, which saw another key in the view's query, or before a
+ * function was replaced) gets the pattern that stands for all groups.
  *
  * Locks: none.  Nothing to clean up after an error: all memory is the
  * caller's context's.
@@ -38,7 +38,7 @@
 static uint32
 key_number(const CmMatviewPlan *plan)
 {
-	uint32		number = plan->nkeys;
+	uint32		number = hash_combine(plan->nkeys, plan->key_version);
 
 	for (int i = 0; i < plan->nkeys; i++)
 	{

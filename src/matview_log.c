@@ -106,6 +106,19 @@ on_function_change(Datum arg, int cacheid, uint32 hashvalue)
 	}
 }
 
+/* A role has changed: owners of views can have lost their rights on tables. */
+static void
+on_role_change(Datum arg, int cacheid, uint32 hashvalue)
+{
+	HASH_SEQ_STATUS status;
+	CacheEntry *entry;
+
+	invalidations++;
+	hash_seq_init(&status, cache);
+	while ((entry = hash_seq_search(&status)) != NULL)
+		entry->table->valid = false;
+}
+
 /* First use in this process. */
 static void
 make_cache(void)
@@ -117,6 +130,8 @@ make_cache(void)
 	cache = hash_create("concertmaster written tables", 32, &control, HASH_ELEM | HASH_BLOBS);
 	CacheRegisterRelcacheCallback(on_relation_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, on_function_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, on_role_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, on_role_change, (Datum) 0);
 	cm_log_dedupe_init();
 }
 
@@ -307,7 +322,7 @@ write_pattern(const CmLogTable *table, CmLogTarget *target, uint32 known, int le
 {
 	CmPattern	pattern = {.mask = known};
 	bytea	   *key = NULL;
-	const char *reason = target->plan == NULL ? CM_LOG_NO_QUERY : CM_LOG_ANY_GROUP;
+	const char *reason = target->plan == NULL ? target->no_plan : CM_LOG_ANY_GROUP;
 
 	for (int i = 0; (known >> i) != 0; i++)
 	{

@@ -22,6 +22,8 @@
 #define CM_LOG_ANY_GROUP	"a table was written to that tells no group"
 #define CM_LOG_NO_QUERY		"its query could not be read when its tables were written to"
 #define CM_LOG_MANY_GROUPS	"too many groups were written to in one transaction"
+#define CM_LOG_OUTDATED		"what was logged is of an older version of the extension or of a function"
+#define CM_LOG_NOT_OWNER	"a table was written to that its owner has no rights on"
 #define CM_LOG_BY_HAND		"refreshed by hand"
 
 typedef enum CmTellerKind
@@ -67,6 +69,7 @@ typedef struct CmLogTarget
 {
 	Oid			view;
 	CmMatviewPlan *plan;		/* its key alone; NULL: could not be made */
+	const char *no_plan;		/* why not */
 	uint32		mask;			/* key columns that have a teller */
 	CmTeller   *tellers[CM_KEY_MAX];
 	int			ncolumns;		/* columns that the view reads ... */

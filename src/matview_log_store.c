@@ -224,7 +224,7 @@ read_row(HeapTuple tuple, uint32 mask, bytea *key, void *arg)
 
 		cm_pattern_decode(reading->plan, mask, key, &pattern);
 		if (pattern.mask == 0 && reading->dirty->stale == NULL)
-			reading->dirty->stale = mask == 0 && key != NULL ?
+			reading->dirty->stale = mask != 0 ? CM_LOG_OUTDATED : key != NULL ?
 				text_to_cstring((struct varlena *) key) : CM_LOG_ANY_GROUP;
 		else if (pattern.mask != 0)
 		{

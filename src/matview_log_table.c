@@ -18,8 +18,9 @@
  * committed now is all there is.  For the same reason no lock on them is
  * needed beyond that of a reader.
  *
- * A view whose query cannot be read, for whatever error, is logged as "any
- * group"; it is tried again when something changes.  A view that is gone is
+ * A view whose query cannot be read, for whatever error, or whose owner has not
+ * the rights of the table's owner any more, is logged as "any group"; it is
+ * tried again when something changes.  A view that is gone is
  * logged for no more.
  *
  * Locks: AccessShareLock on matview_source and matview_track, for a moment;
@@ -47,6 +48,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "compat.h"
 #include "matview_log.h"
 
 /* Columns of matview_source and matview_track. */
@@ -223,6 +225,7 @@ copy_key(const CmMatviewPlan *plan)
 
 	copy->view = plan->view;
 	copy->nkeys = plan->nkeys;
+	copy->key_version = plan->key_version;
 	memcpy(copy->keys, plan->keys, sizeof(copy->keys));
 	for (int i = 0; i < copy->nkeys; i++)
 	{
@@ -301,6 +304,17 @@ add_target(Build *build, const CmMatviewPlan *plan, const CmTracked *tracked, co
 	build->targets = lappend(build->targets, target);
 }
 
+/* Add a target of which nothing is known, so that each row means any group. */
+static void
+add_unknown(Build *build, Oid view, const char *why)
+{
+	CmLogTarget *target = palloc0(sizeof(CmLogTarget));
+
+	target->view = view;
+	target->no_plan = why;
+	build->targets = lappend(build->targets, target);
+}
+
 /* Add the targets of a view for one root.  May raise errors of all kinds. */
 static void
 add_view(Build *build, const Source *source)
@@ -318,6 +332,13 @@ add_view(Build *build, const Source *source)
 	MemoryContextSwitchTo(caller);
 	if (plan == NULL)
 		return;
+
+	/* Whoever lost the rights on a table shall see no more of what is written to it. */
+	if (!cm_compat_relation_ownercheck(source->root, cm_relation_owner(source->view)))
+	{
+		add_unknown(build, source->view, CM_LOG_NOT_OWNER);
+		return;
+	}
 	cm_owner_enter(&scope, cm_relation_owner(source->view), true);
 	foreach(lc, plan->tracked)
 	{
@@ -350,7 +371,6 @@ add_view_guarded(Build *build, const Source *source)
 	}
 	PG_CATCH();
 	{
-		CmLogTarget *target;
 		ErrorData  *edata;
 
 		MemoryContextSwitchTo(caller);
@@ -365,9 +385,7 @@ add_view_guarded(Build *build, const Source *source)
 				(errmsg_internal("could not read the query of materialized view %u: %s",
 								 source->view, edata->message)));
 		*build = before;
-		target = palloc0(sizeof(CmLogTarget));
-		target->view = source->view;
-		build->targets = lappend(build->targets, target);
+		add_unknown(build, source->view, CM_LOG_NO_QUERY);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);

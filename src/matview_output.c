@@ -8,7 +8,8 @@
  * they are given, and the texts of some types depend on settings.  Those of
  * the types below do not, nor do the times that JSON is given: these are ISO,
  * and the time zone is the view's.  A floating-point number's text depends on
- * extra_float_digits, that of a date or a time outside of JSON on DateStyle.
+ * extra_float_digits, that of a bytea on bytea_output, that of a date or a time
+ * outside of JSON on DateStyle.
  *
  * Pure; nothing is locked, nothing to clean up.
  *
@@ -71,6 +72,31 @@ is_fixed_type(Oid type, bool json, bool *uses_zone)
 		case TIMESTAMPTZOID:
 			*uses_zone |= json;
 			return json;
+		default:
+			return false;
+	}
+}
+
+/*
+ * Does the text of a type's values depend on settings, although its output
+ * function is declared immutable?  Those of other core types are stable.
+ */
+bool
+cm_output_depends(Oid type)
+{
+	switch (getBaseType(type))
+	{
+		case FLOAT4OID:
+		case FLOAT8OID:
+		case BYTEAOID:
+		case POINTOID:
+		case LSEGOID:
+		case PATHOID:
+		case BOXOID:
+		case POLYGONOID:
+		case LINEOID:
+		case CIRCLEOID:
+			return true;
 		default:
 			return false;
 	}

@@ -26,11 +26,15 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/transam.h"
 #include "catalog/pg_class.h"
+#include "common/hashfn.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "matview_query.h"
@@ -131,6 +135,33 @@ is_key_expression(Node *expr)
 		(!cm_function_uses_zone(expr) || cm_bucket_parse(expr) != NULL);
 }
 
+/* Add a function of users to the version of the key; never ends the walk. */
+static bool
+add_version(Oid funcid, void *context)
+{
+	uint32	   *version = context;
+	HeapTuple	tuple;
+
+	if (funcid < FirstNormalObjectId)
+		return false;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	*version = hash_combine(*version, murmurhash32(HeapTupleHeaderGetRawXmin(tuple->t_data)));
+	ReleaseSysCache(tuple);
+	return false;
+}
+
+/* What a key is made by.  A transaction that is open can have logged with another. */
+static bool
+version_walker(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	(void) check_functions_in_node(node, add_version, context);
+	return expression_tree_walker(node, version_walker, context);
+}
+
 /* Make a grouped column a key column if any table's rows tell it. */
 static void
 add_key(CmViewQuery *view, TargetEntry *entry, Oid eqop)
@@ -178,6 +209,8 @@ find_keys(CmViewQuery *view)
 
 		add_key(view, get_sortgroupclause_tle(clause, view->flat->targetList), clause->eqop);
 	}
+	for (int i = 0; i < plan->nkeys; i++)
+		(void) version_walker(plan->keys[i].expr, &plan->key_version);
 	plan->key_desc = CreateTemplateTupleDesc(plan->nkeys);
 	for (int i = 0; i < plan->nkeys; i++)
 	{

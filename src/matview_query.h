@@ -55,6 +55,7 @@ extern const char *cm_aggregate_hint(const Aggref *call);
 extern List *cm_aggregate_functions(Oid aggregate);
 
 /* in matview_output.c: functions that depend on types' output functions alone */
+extern bool cm_output_depends(Oid type);
 extern bool cm_output_is_fixed(Node *node, bool *uses_zone);
 
 /* in matview_check.c: everything that a query is asked */

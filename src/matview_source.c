@@ -8,9 +8,9 @@
  * does, of rows that a crash takes from an unlogged table, or of writes to
  * what a view or a function reads.  Parents of inheritance would have to have
  * triggers on children that come and go unseen.  The triggers are created by
- * the view's owner, who must therefore have the rights of each table's owner;
- * and the query is run as the view's owner, to whom row security must not
- * show different rows at different times.
+ * the view's owner, who must therefore have the rights of the owner of each
+ * table and partition; and the query is run as the view's owner, to whom row
+ * security must not show different rows at different times.
  *
  * Answers are from the system catalogs, without locks on the tables, and true
  * of a moment.  Nothing to clean up.
@@ -119,9 +119,9 @@ check_kind(CmViewQuery *view, const RangeTblEntry *rte)
 
 /* Refuse tables that the view's owner is not the master of. */
 static void
-check_rights(CmViewQuery *view, Oid relid, Oid owner)
+check_owner(CmViewQuery *view, Oid relid, Oid owner)
 {
-	if (!cm_compat_relation_ownercheck(relid, owner))
+	if (get_rel_name(relid) != NULL && !cm_compat_relation_ownercheck(relid, owner))
 		refuse(view, "not_owner",
 			   psprintf("%s is owned by %s, whose rights the view's owner %s has not.",
 						cm_relation_quoted(relid),
@@ -129,6 +129,12 @@ check_rights(CmViewQuery *view, Oid relid, Oid owner)
 						quote_identifier(GetUserNameFromId(owner, false))),
 			   psprintf("ALTER MATERIALIZED VIEW %s OWNER TO the owner of all its tables.",
 						cm_relation_quoted(view->plan->view)));
+}
+
+/* Refuse row security that lets the view's owner see some rows only. */
+static void
+check_row_security(CmViewQuery *view, Oid relid, Oid owner)
+{
 	if (check_enable_rls(relid, owner, true) == RLS_ENABLED)
 		refuse(view, "row_security",
 			   psprintf("Row-level security of %s applies to the view's owner %s.",
@@ -163,10 +169,16 @@ cm_source_check(CmViewQuery *view)
 		{
 			/* Without those whose DETACH is pending: nobody reads them any more. */
 			foreach(leaf, find_all_inheritors(rte->relid, NoLock, NULL))
+			{
 				check_leaf(view, lfirst_oid(leaf), rte->relid);
+				check_owner(view, lfirst_oid(leaf), owner);
+			}
 		}
 		else
+		{
 			check_leaf(view, rte->relid, rte->relid);
-		check_rights(view, rte->relid, owner);
+			check_owner(view, rte->relid, owner);
+		}
+		check_row_security(view, rte->relid, owner);
 	}
 }

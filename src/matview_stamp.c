@@ -48,6 +48,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "matview_track.h"
 
 /* A leaf as it is, or as it was. */
@@ -55,8 +56,9 @@ typedef struct Leaf
 {
 	Oid			relid;
 	Oid			root;
-	Oid			file;
+	Oid			file;			/* 0: of the transaction at hand, see has_new_file() */
 	char	   *trigger;		/* stamp of its trigger; "" if it does not log */
+	char	   *trigger_name;	/* of a leaf that is there */
 	char	   *bounds;			/* NULL: not known */
 	bool		foreign;
 } Leaf;
@@ -161,6 +163,26 @@ leaf_bounds(Oid leaf, Oid root)
  * Leaves, now and then
  */
 
+/*
+ * Did this transaction make the leaf's file?  TRUNCATE may then empty it where
+ * it is, which nobody could see; so such a file is never the same again.
+ */
+static bool
+has_new_file(Oid relid)
+{
+	Relation	relation;
+	bool		is_new;
+
+	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		return false;
+	relation = RelationIdGetRelation(relid);
+	if (!RelationIsValid(relation))
+		return false;
+	is_new = cm_compat_has_new_file(relation);
+	RelationClose(relation);
+	return is_new;
+}
+
 /* A leaf as it is now. */
 static Leaf *
 picture_leaf(Oid relid, Oid root)
@@ -173,11 +195,12 @@ picture_leaf(Oid relid, Oid root)
 	leaf->root = root;
 	if (HeapTupleIsValid(tuple))
 	{
-		leaf->file = ((Form_pg_class) GETSTRUCT(tuple))->relfilenode;
+		leaf->file = has_new_file(relid) ? InvalidOid : ((Form_pg_class) GETSTRUCT(tuple))->relfilenode;
 		leaf->foreign = ((Form_pg_class) GETSTRUCT(tuple))->relkind == RELKIND_FOREIGN_TABLE;
 		ReleaseSysCache(tuple);
 	}
 	leaf->trigger = cm_log_trigger_find(relid, &trigger) && trigger.always ? pstrdup(trigger.stamp) : "";
+	leaf->trigger_name = pstrdup(trigger.name[0] != '\0' ? trigger.name : CM_LOG_TRIGGER);
 	leaf->bounds = leaf_bounds(relid, root);
 	return leaf;
 }
@@ -334,13 +357,13 @@ compare_leaf(const CmMatviewPlan *plan, const Leaf *now, const Leaf *then, CmDir
 	if (now->foreign)
 		make_stale(dirty, psprintf("partition %s is a foreign table", leaf_name(now)));
 	else if (now->trigger[0] == '\0')
-		make_stale(dirty, psprintf("trigger \"%s\" of %s %s is disabled", CM_LOG_TRIGGER, what, leaf_name(now)));
+		make_stale(dirty, psprintf("trigger \"%s\" of %s %s is disabled", now->trigger_name, what, leaf_name(now)));
 	else if (then == NULL)
 		make_leaf_dirty(plan, now, psprintf("%s %s is new", what, leaf_name(now)), dirty);
-	else if (now->file != then->file)
+	else if (now->file != then->file || now->file == InvalidOid)
 		make_leaf_dirty(plan, now, psprintf("%s %s was truncated or rewritten", what, leaf_name(now)), dirty);
 	else if (strcmp(now->trigger, then->trigger) != 0)
-		make_leaf_dirty(plan, now, psprintf("trigger \"%s\" of %s %s was changed", CM_LOG_TRIGGER, what, leaf_name(now)), dirty);
+		make_leaf_dirty(plan, now, psprintf("trigger \"%s\" of %s %s was changed", now->trigger_name, what, leaf_name(now)), dirty);
 	else if (!same_text(now->bounds, then->bounds))
 	{
 		make_leaf_dirty(plan, now, psprintf("partition %s has other bounds", leaf_name(now)), dirty);

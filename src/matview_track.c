@@ -168,6 +168,7 @@ static void
 make_table_log(Oid relid)
 {
 	CmLogTrigger trigger;
+	const char *name;
 	Oid			owner;
 
 	LockRelationOid(relid, ShareRowExclusiveLock);
@@ -175,10 +176,11 @@ make_table_log(Oid relid)
 	if (cm_log_trigger_find(relid, &trigger))
 		return;
 	owner = cm_relation_owner(relid);
-	run_as(owner, psprintf("CREATE TRIGGER " CM_LOG_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
+	name = get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ? CM_LOG_TRIGGER : CM_LOG_TABLE_TRIGGER;
+	run_as(owner, psprintf("CREATE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s"
 						   " FOR EACH ROW EXECUTE FUNCTION concertmaster.log_changes()",
-						   cm_relation_quoted(relid)));
-	run_as(owner, psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " CM_LOG_TRIGGER, cm_relation_quoted(relid)));
+						   name, cm_relation_quoted(relid)));
+	run_as(owner, psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", cm_relation_quoted(relid), name));
 }
 
 /* The oids of a list as an array. */

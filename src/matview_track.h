@@ -10,7 +10,13 @@
 
 #include "matview.h"
 
-#define CM_LOG_TRIGGER	"concertmaster_log_changes"
+/*
+ * The name of the trigger of a partitioned table, which its partitions have
+ * too, and that of a table that is none.  They differ because ATTACH PARTITION
+ * refuses a table that has a trigger of the name.
+ */
+#define CM_LOG_TRIGGER			"concertmaster_log_changes"
+#define CM_LOG_TABLE_TRIGGER	"concertmaster_log_table"
 
 /* The trigger of a table that logs. */
 typedef struct CmLogTrigger

@@ -188,7 +188,7 @@ RESET client_min_messages;
 SELECT object, action FROM concertmaster.plan_install('My "Schema') WHERE action NOT IN ('exists', 'remains');
 -- (those that log for the materialized view are made by its job)
 SELECT tgrelid::regclass, tgname FROM pg_trigger
- WHERE tgparentid = 0 AND NOT tgisinternal AND tgname <> 'concertmaster_log_changes' AND tgrelid IN (SELECT oid FROM pg_class WHERE relnamespace = '"My ""Schema"'::regnamespace)
+ WHERE tgparentid = 0 AND NOT tgisinternal AND tgname !~ '^concertmaster_log_' AND tgrelid IN (SELECT oid FROM pg_class WHERE relnamespace = '"My ""Schema"'::regnamespace)
  ORDER BY 1, 2;
 
 -- A schema named cron is not pg_cron: nothing of it is run.
