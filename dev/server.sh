@@ -32,6 +32,7 @@ print_conf() {
 fsync = off
 max_connections = 60
 max_worker_processes = 32
+max_prepared_transactions = 10
 log_line_prefix = '%m [%p] %b %d '
 END
 }

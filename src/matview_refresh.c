@@ -20,7 +20,7 @@
  * queues behind the wait for it: the lock is taken first, under the deadline
  * and with retries, and once it is held the refresh takes the time it takes.
  * What a view of catalog rows says about the mode is checked again by core
- * when it holds the lock.
+ * when it holds the lock; one that was emptied meanwhile is put off, too.
  *
  * After an error the transaction (the worker's) or the subtransaction (a
  * function's) is aborted by attempt.c, and the view is as before.
@@ -42,6 +42,7 @@
 
 #include "compat.h"
 #include "matview_merge.h"
+#include "matview_query.h"
 
 PG_FUNCTION_INFO_V1(cm_refresh);
 
@@ -159,6 +160,14 @@ lock_view(CmRefresh *refresh)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("materialized view with OID %u was dropped", refresh->view)));
+
+	/* Only a first fill makes it readable again: decide anew. */
+	if (readers_go_on && !cm_matview_is_populated(refresh->view))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("materialized view \"%s\" was emptied while its refresh waited",
+						get_rel_name(refresh->view)),
+				 errhint("Try again.")));
 }
 
 /*
