@@ -456,7 +456,11 @@ cm_forget_partition_set_by_name(PG_FUNCTION_ARGS)
 	if (OidIsValid(parent))
 		forget(parent);
 	else if (schema_part == NULL || !cm_relation_forget_job("roll", schema_part, table_part))
-		cm_partition_report_no_set(name);
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("table \"%s\" is not a partition set", name),
+				 errdetail("There is no such table, and no set of yours of that name whose table was dropped."),
+				 errhint("Name it with its schema, as in the view concertmaster.partition_sets.")));
 	else
 	{
 		(void) cm_partition_set_delete(schema_part, table_part);
