@@ -96,6 +96,8 @@ start() {
 stop() {
     local dir=${1:-$BUILD/server}
     if running "$dir"; then
+        # Where we are now is no place for the server's user, perhaps; the folder may be a relative one.
+        dir=$(cd "$dir" && pwd)
         (cd "$dir" && as_run_user "$BINDIR/pg_ctl" -D "$dir/data" -m fast -w -s stop) ||
             (cd "$dir" && as_run_user "$BINDIR/pg_ctl" -D "$dir/data" -m immediate -w -s stop)
     fi

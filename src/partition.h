@@ -157,6 +157,7 @@ extern void cm_partition_execute(const char *sql);
 extern void cm_partition_execute_each(const char *query, int nargs, const Oid *args);
 extern void cm_partition_see_all_rows(void);
 extern char *cm_partition_leaf_quoted(const CmLeaf *leaf);
+extern char *cm_partition_leaf_taken(const CmLeaf *leaf);
 extern void cm_partition_leaf_create(void *leaf);
 extern void cm_partition_leaf_attach(void *leaf);
 extern void cm_partition_leaf_drain(void *leaf);

@@ -54,7 +54,7 @@ report_not_partitioned(Oid relid)
 			 errmsg("\"%s\" is not a partitioned table", get_rel_name(relid)),
 			 errdetail_relkind_not_supported(relkind),
 			 relkind == RELKIND_RELATION ?
-			 errhint("Create it with PARTITION BY RANGE on a column of type date or timestamp.") : 0));
+			 errhint("Create it with PARTITION BY RANGE on one column of type date, timestamp, timestamptz, integer or uuid (version 7).") : 0));
 }
 
 /* Refuse keys that cannot be counted along. */

@@ -308,7 +308,13 @@ cm_plan_partitions(PG_FUNCTION_ARGS)
 	}
 	list_sort(work.leaves, cm_partition_leaf_compare);
 	foreach(lc, work.leaves)
-		cm_partition_put_leaf(result, work.existing, lfirst(lc), action_for_leaf(lfirst(lc)));
+	{
+		CmLeaf	   *leaf = lfirst(lc);
+
+		if (leaf->obstacle == NULL)
+			leaf->obstacle = cm_partition_leaf_taken(leaf);
+		cm_partition_put_leaf(result, work.existing, leaf, action_for_leaf(leaf));
+	}
 	return (Datum) 0;
 }
 

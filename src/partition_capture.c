@@ -16,7 +16,10 @@
  * error, and a column that the log does not have, or has with another type, is
  * left out: the splitter compares the tables' columns before it relies on the
  * log, and begins anew.  The log is unlogged, as a crash ends the split
- * anyway, and is written as the table's owner, whose table it is.
+ * anyway, and is written as the table's owner, whose table it is: as a
+ * superuser, triggers of the owner's on it would be run as one.  So a writer
+ * does fail while the owner has no USAGE on the schema of its own table.  To
+ * leave the row out would be worse, as it would be lost in the exchange.
  *
  * The statement that writes is prepared once per session and table, and made
  * anew when one of the two relations changed.

@@ -224,60 +224,98 @@ schedule_roll(Oid parent, const CmPartitionSettings *settings, bool run_now)
 	(void) cm_job_upsert(CM_JOB_ROLL, parent, 0, &every, run_now);
 }
 
-/* Rows for the partitions that are there. */
+/* Is the partition one of the leaves? */
+static bool
+is_among(const CmPartition *partition, const List *leaves)
+{
+	ListCell   *lc;
+
+	foreach(lc, leaves)
+	{
+		const CmLeaf *leaf = lfirst(lc);
+
+		if (!partition->is_default && partition->from == leaf->from && partition->to == leaf->to)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Make the empty partitions of the plan in the caller's transaction, until one
+ * has to be put off.  Returns those made.  If others have made some meanwhile,
+ * the plan is anew.
+ *
+ * Where attaching locks tables that others use, one partition is enough: they
+ * would wait until the caller commits, for all that comes between.
+ */
+static List *
+make_planned(Oid parent, CmPartitionWork *work)
+{
+	int			limit = cm_partition_locks_others(parent) ? 1 : CM_PARTITION_AT_ONCE;
+	List	   *made = NIL;
+	ListCell   *lc;
+
+restart:
+	foreach(lc, work->leaves)
+	{
+		CmLeaf	   *leaf = lfirst(lc);
+		CmLeafResult came_to;
+
+		if (leaf->kind != CM_LEAF_CREATE)
+			continue;
+		if (list_length(made) == limit)
+			break;
+		came_to = cm_partition_make_here(leaf);
+		if (came_to == CM_LEAF_STALE)
+		{
+			cm_partition_work(parent, work);
+			goto restart;
+		}
+		if (came_to == CM_LEAF_DEFERRED)
+			break;
+		made = lappend(made, leaf);
+	}
+	return made;
+}
+
+/*
+ * Rows for the partitions that were there, those made, and those left to the
+ * job.  Those of an earlier plan are among the existing ones of the last.
+ */
 static void
-put_existing(ReturnSetInfo *result, const CmPartitionWork *work)
+put_planned(ReturnSetInfo *result, const CmPartitionWork *work, const List *made)
 {
 	List	   *sorted = list_copy(work->existing);
 	ListCell   *lc;
 
 	list_sort(sorted, cm_partition_compare);
 	foreach(lc, sorted)
-		cm_partition_put_existing(result, &work->settings.axis, work->existing, lfirst(lc), "kept", NULL);
+	{
+		if (!is_among(lfirst(lc), made))
+			cm_partition_put_existing(result, &work->settings.axis, work->existing, lfirst(lc), "kept", NULL);
+	}
+	foreach(lc, made)
+	{
+		if (!list_member_ptr(work->leaves, lfirst(lc)))
+			cm_partition_put_leaf(result, work->existing, lfirst(lc), "created");
+	}
+	foreach(lc, work->leaves)
+		cm_partition_put_leaf(result, work->existing, lfirst(lc),
+							  list_member_ptr(made, lfirst(lc)) ? "created" : "deferred");
 }
 
-/*
- * Make what the plan wants, in the caller's transaction, and say so row by
- * row.  Returns false if something was left to the job: a lock was not to be
- * had, it was too much for one transaction, rows have to be moved, or
- * partitions retire.
- *
- * Where attaching locks tables that others use, one partition is enough: they
- * would wait until the caller commits, for all that comes between.
- */
+/* Is nothing of the plan left to the job? */
 static bool
-make_planned(Oid parent, CmPartitionWork *work, ReturnSetInfo *result)
+is_complete(const CmPartitionWork *work, const List *made)
 {
-	int			limit = cm_partition_locks_others(parent) ? 1 : CM_PARTITION_AT_ONCE;
-	bool		complete = work->retirees == NIL;
-	bool		deferred = false;
-	int			made = 0;
 	ListCell   *lc;
 
-	put_existing(result, work);
-restart:
 	foreach(lc, work->leaves)
 	{
-		CmLeaf	   *leaf = lfirst(lc);
-		CmLeafResult came_to = CM_LEAF_DEFERRED;
-
-		if (!deferred && made < limit && leaf->kind == CM_LEAF_CREATE)
-			came_to = cm_partition_make_here(leaf);
-		if (came_to == CM_LEAF_STALE)
-		{
-			cm_partition_work(parent, work);
-			goto restart;
-		}
-		if (leaf->kind == CM_LEAF_CREATE)
-		{
-			made++;
-			deferred = came_to == CM_LEAF_DEFERRED;
-		}
-		complete = complete && came_to == CM_LEAF_MADE;
-		cm_partition_put_leaf(result, work->existing, leaf,
-							  came_to == CM_LEAF_MADE ? "created" : "deferred");
+		if (!list_member_ptr(made, lfirst(lc)))
+			return false;
 	}
-	return complete;
+	return work->retirees == NIL;
 }
 
 /*
@@ -288,10 +326,13 @@ static void
 apply_set(Oid parent, ReturnSetInfo *result)
 {
 	CmPartitionWork work;
+	List	   *made;
 	bool		complete;
 
 	cm_partition_work(parent, &work);
-	complete = make_planned(parent, &work, result);
+	made = make_planned(parent, &work);
+	put_planned(result, &work, made);
+	complete = is_complete(&work, made);
 	schedule_roll(parent, &work.settings, !complete);
 	if (!complete)
 		ereport(NOTICE,
@@ -415,7 +456,11 @@ cm_forget_partition_set_by_name(PG_FUNCTION_ARGS)
 	if (OidIsValid(parent))
 		forget(parent);
 	else if (schema_part == NULL || !cm_relation_forget_job("roll", schema_part, table_part))
-		cm_partition_report_no_set(name);
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("table \"%s\" is not a partition set", name),
+				 errdetail("There is no such table, and no set of yours of that name whose table was dropped."),
+				 errhint("Name it with its schema, as in the view concertmaster.partition_sets.")));
 	else
 	{
 		(void) cm_partition_set_delete(schema_part, table_part);

@@ -191,6 +191,21 @@ drop_if_empty(Oid relid, const char *name)
 	return true;
 }
 
+/*
+ * What is in the way of the leaf's name, in words; NULL if nothing is.  For
+ * those who look ahead, with no lock: a leftover with rows is seen later.
+ */
+char *
+cm_partition_leaf_taken(const CmLeaf *leaf)
+{
+	Oid			relid = find_table(leaf);
+
+	if (!OidIsValid(relid) || is_leftover(relid, leaf))
+		return NULL;
+	return psprintf("the name is taken: rename the relation %s, or attach it to the table",
+					cm_partition_leaf_quoted(leaf));
+}
+
 /* Make way for the leaf's name, or say who has it. */
 static void
 clear_name(const CmLeaf *leaf)

@@ -14,8 +14,10 @@
  * What needs the default partition divided comes after all other leaves, as it
  * may take its time.
  *
- * The pass stops making at the first leaf that has to be put off: the next
- * one would wait for the same lock.  Retiring goes on all the same, as it
+ * A leaf that fails, say because its name is taken, stops no other: a month
+ * long ago must not keep the next one from being made.  The pass stops making
+ * at the first leaf that has to be put off, as the next one would wait for the
+ * same lock.  Retiring goes on all the same, as it
  * needs other locks, and stops likewise.
  *
  * How it went is written to partition_set_state whatever happened, then an
@@ -49,6 +51,9 @@ typedef struct Pass
 	const CmJob *job;
 	CmPartitionWork work;
 	bool		has_work;
+	CmLeaf	   *leaf;			/* that make_one() is about */
+	CmLeafResult leaf_result;	/* what came of it */
+	ErrorData  *leaf_failure;	/* the first leaf's that could not be made */
 	const CmRetiree *retiree;	/* that retire_one() is about */
 	int			made;
 	int64		moved;
@@ -150,61 +155,6 @@ split_default(Pass *pass)
 	return false;
 }
 
-/* Make the leaves of the work.  False if the work has to be found anew, or was put off. */
-static bool
-make_leaves(Pass *pass)
-{
-	ListCell   *lc;
-
-	if (pass->work.leaves != NIL && !cm_partition_prove(&pass->work))
-	{
-		put_off(pass, "looking whether the default partition is free of rows",
-				InvalidOid, CM_STEP_ATTACH);
-		return false;
-	}
-	foreach(lc, pass->work.leaves)
-	{
-		CmLeaf	   *leaf = lfirst(lc);
-		CmLeafResult result;
-
-		if (leaf->kind == CM_LEAF_SPLIT)
-			continue;
-		cm_progress_report(foreach_current_index(lc), list_length(pass->work.leaves),
-						   leaf->rows > 0 ? "making partition %s with " INT64_FORMAT " rows" :
-						   "making partition %s", leaf->name, leaf->rows);
-		result = cm_partition_make(leaf);
-		if (result == CM_LEAF_STALE)
-			return false;
-		if (result == CM_LEAF_DEFERRED)
-		{
-			put_off(pass, psprintf("making partition %s", leaf->name), InvalidOid, step_of(leaf));
-			return false;
-		}
-		pass->made++;
-		if (leaf->kind == CM_LEAF_DRAIN)
-			pass->moved += leaf->rows;
-	}
-	return split_default(pass);
-}
-
-/* Make partitions until there is none to make, or one was put off. */
-static void
-make_all(Pass *pass)
-{
-	for (int round = 0; round < MAX_ROUNDS; round++)
-	{
-		find_work(pass);
-		if (round == 0)
-			(void) cm_partition_split_clear(pass->work.parent, pass->work.owner, pass->work.rest);
-		if (pass->work.leaves == NIL)
-			return;
-		(void) make_leaves(pass);
-		if (pass->deferred != NULL)
-			return;
-	}
-	put_off(pass, "making partitions, which others change meanwhile", InvalidOid, CM_STEP_ATTACH);
-}
-
 /* Does the error say that we shall stop? */
 static bool
 is_interrupt(const ErrorData *edata)
@@ -234,6 +184,83 @@ try_part(Pass *pass, void (*part) (Pass *pass))
 	}
 	PG_END_TRY();
 	return edata;
+}
+
+/* Make one leaf. */
+static void
+make_one(Pass *pass)
+{
+	pass->leaf_result = cm_partition_make(pass->leaf);
+}
+
+/* Try to make one leaf.  One that fails stops no other; false if it did. */
+static bool
+try_leaf(Pass *pass, CmLeaf *leaf)
+{
+	ErrorData  *edata;
+
+	pass->leaf = leaf;
+	edata = try_part(pass, make_one);
+	if (is_interrupt(edata))
+		ReThrowError(edata);
+	if (pass->leaf_failure == NULL)
+		pass->leaf_failure = edata;
+	return edata == NULL;
+}
+
+/* Make the leaves of the work.  False if the work has to be found anew, or was put off. */
+static bool
+make_leaves(Pass *pass)
+{
+	ListCell   *lc;
+
+	if (pass->work.leaves != NIL && !cm_partition_prove(&pass->work))
+	{
+		put_off(pass, "looking whether the default partition is free of rows",
+				InvalidOid, CM_STEP_ATTACH);
+		return false;
+	}
+	foreach(lc, pass->work.leaves)
+	{
+		CmLeaf	   *leaf = lfirst(lc);
+
+		if (leaf->kind == CM_LEAF_SPLIT)
+			continue;
+		cm_progress_report(foreach_current_index(lc), list_length(pass->work.leaves),
+						   leaf->rows > 0 ? "making partition %s with " INT64_FORMAT " rows" :
+						   "making partition %s", leaf->name, leaf->rows);
+		if (!try_leaf(pass, leaf))
+			continue;
+		if (pass->leaf_result == CM_LEAF_STALE)
+			return false;
+		if (pass->leaf_result == CM_LEAF_DEFERRED)
+		{
+			put_off(pass, psprintf("making partition %s", leaf->name), InvalidOid, step_of(leaf));
+			return false;
+		}
+		pass->made++;
+		if (leaf->kind == CM_LEAF_DRAIN)
+			pass->moved += leaf->rows;
+	}
+	return split_default(pass);
+}
+
+/* Make partitions until there is none to make, or one was put off or failed. */
+static void
+make_all(Pass *pass)
+{
+	for (int round = 0; round < MAX_ROUNDS; round++)
+	{
+		find_work(pass);
+		if (round == 0)
+			(void) cm_partition_split_clear(pass->work.parent, pass->work.owner, pass->work.rest);
+		if (pass->work.leaves == NIL)
+			return;
+		(void) make_leaves(pass);
+		if (pass->deferred != NULL || pass->leaf_failure != NULL)
+			return;
+	}
+	put_off(pass, "making partitions, which others change meanwhile", InvalidOid, CM_STEP_ATTACH);
 }
 
 /* Note what keeps a partition from retiring. */
@@ -487,6 +514,8 @@ run_pass(Pass *pass)
 
 	if (failure == NULL)
 		failure = later;
+	if (pass->leaf_failure != NULL && !is_interrupt(failure))
+		failure = pass->leaf_failure;
 	if (!pass->has_work || is_interrupt(failure))
 		return failure;
 

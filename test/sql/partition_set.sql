@@ -230,6 +230,16 @@ CALL concertmaster.roll_partitions();
 \set VERBOSITY default
 SELECT table_name, failures, first_failure < last_failure AS again FROM concertmaster.partition_sets WHERE failures > 0;
 RESET ROLE;
+-- nor does one partition of it that cannot be made stop the others
+UPDATE concertmaster.partition_set SET ahead = ahead + 2 WHERE table_name = 'events';
+SELECT count(*) AS before FROM pg_inherits WHERE inhparent = 'events'::regclass \gset
+SELECT count(*) AS to_make, count(detail) AS hindered FROM concertmaster.plan_partitions('events') WHERE action = 'create';
+SELECT detail LIKE 'the name is taken: rename the relation partition_set.events_%, or attach it to the table' AS said
+  FROM concertmaster.plan_partitions('events') WHERE partition = :'last_of_events';
+\set VERBOSITY sqlstate
+CALL concertmaster.roll_partitions('events');
+\set VERBOSITY default
+SELECT count(*) - :before AS made FROM pg_inherits WHERE inhparent = 'events'::regclass;
 DROP TABLE :"last_of_events";
 CALL concertmaster.roll_partitions('events');
 SELECT failures, first_failure, sqlstate, last_error, contiguous('events') FROM concertmaster.partition_sets WHERE table_name = 'events';
