@@ -1,7 +1,35 @@
 # shellcheck shell=bash disable=SC2154
-# Figures of the rounds of a benchmark, and tables of them.  Sourced, never run.
+# What benchmarks share: their arguments, the figures of their rounds, and
+# tables of them.  Sourced, never run.
 #
-# Expects of its caller the variable work: a folder of its own.
+# Expects of its caller the variable work, a folder of its own; for
+# read_arguments the arrays all_parts and parts, and for each option --name a
+# variable of that name with the default.
+
+# What the comment at the top of the script says.
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; }
+
+# The parts that were asked for, else all; options are names, each with a number.
+read_arguments() { # "option...", arguments...
+    local options=" $1 " name
+    shift
+    while [ $# -gt 0 ]; do
+        name=${1#--}
+        case " ${all_parts[*]} " in
+            *" $1 "*)
+                parts+=("$1")
+                shift
+                continue
+                ;;
+        esac
+        case $1 in --help | -h) usage && exit 0 ;; --*) ;; *) usage >&2 && exit 2 ;; esac
+        case $options in *" $name "*) ;; *) usage >&2 && exit 2 ;; esac
+        case ${2:-} in '' | *[!0-9]* | 0) die "$1 needs a number" ;; esac
+        printf -v "$name" %s "$2"
+        shift 2
+    done
+    [ ${#parts[@]} -gt 0 ] || parts=("${all_parts[@]}")
+}
 
 ask() { psql -XAtq -v ON_ERROR_STOP=1 "$@"; }
 

@@ -35,26 +35,8 @@ set -euo pipefail
 
 rounds=5
 responses=5000000
+all_parts=(change late history write readers)
 parts=()
-
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; }
-
-read_arguments() {
-    while [ $# -gt 0 ]; do
-        case $1 in
-            change | late | history | write | readers) parts+=("$1") ;;
-            --rounds | --responses)
-                case ${2:-} in '' | *[!0-9]* | 0) die "$1 needs a number" ;; esac
-                printf -v "${1#--}" %s "$2"
-                shift
-                ;;
-            --help | -h) usage && exit 0 ;;
-            *) usage >&2 && exit 2 ;;
-        esac
-        shift
-    done
-    [ ${#parts[@]} -gt 0 ] || parts=(change late history write readers)
-}
 
 clean_up() {
     "$TREE/dev/server.sh" stop --remove "$server" || true
@@ -81,9 +63,13 @@ track() { # view
         die "view $1 is not incremental: $(ask -c "SELECT reason FROM concertmaster.matviews WHERE view_name = '$1'")"
 }
 
-# Milliseconds of statements, given as one script, in a session of their own.
-time_script() { # sql
+# Milliseconds of statements, given as one script, in a session that has done
+# them before: what is timed is not the session's start.
+time_script() { # sql, sql before it
     ask <<SQL
+\o /dev/null
+${2:-$1}
+\o
 SELECT clock_timestamp() AS t \gset
 \o /dev/null
 $1
@@ -94,7 +80,7 @@ SQL
 
 main() {
     local part started=$SECONDS
-    read_arguments "$@"
+    read_arguments "rounds responses" "$@"
     find_server
     find_build
     work=$(mktemp -d)

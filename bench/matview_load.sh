@@ -92,8 +92,7 @@ bench_readers() {
     for ((round = 1; round <= rounds; round++)); do
         note readers.idle "$(readers_p99 idle)"
         while true; do
-            days_write short_history 100 'n * 2' 'n % 25'
-            days_refresh short_history >/dev/null
+            days_refresh short_history 100 'n * 2' 'n % 25' >/dev/null
         done &
         writer=$!
         note readers.busy "$(readers_p99 busy)"

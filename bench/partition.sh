@@ -44,34 +44,13 @@ set -euo pipefail
 rounds=3
 passes=1000
 sets=100
-reader_seconds=5
+reader=5
+all_parts=(stall idle more deadlocks lookup)
 parts=()
-
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; }
-
-read_arguments() {
-    local name
-    while [ $# -gt 0 ]; do
-        case $1 in
-            stall | idle | more | deadlocks | lookup) parts+=("$1") ;;
-            --rounds | --passes | --sets | --reader)
-                name=${1#--}
-                case ${2:-} in '' | *[!0-9]* | 0) die "$1 needs a number" ;; esac
-                [ "$name" != reader ] || name=reader_seconds
-                printf -v "$name" %s "$2"
-                shift
-                ;;
-            --help | -h) usage && exit 0 ;;
-            *) usage >&2 && exit 2 ;;
-        esac
-        shift
-    done
-    [ ${#parts[@]} -gt 0 ] || parts=(stall idle more deadlocks lookup)
-}
 
 main() {
     local part started=$SECONDS
-    read_arguments "$@"
+    read_arguments "rounds passes sets reader" "$@"
     find_server
     find_build
     work=$(mktemp -d)

@@ -86,7 +86,7 @@ stall_left() {
 }
 
 stall_roll_ours() {
-    local give_up=$((SECONDS + reader_seconds + 5))
+    local give_up=$((SECONDS + reader + 5))
     until [ "$(stall_left)" = 0 ]; do
         PGOPTIONS='-c client_min_messages=error' ask -c "CALL concertmaster.roll_partitions('stall')" || true
         [ $SECONDS -lt $give_up ] || { echo '  concertmaster did not get done'; break; }
@@ -128,7 +128,7 @@ stall_measure() { # writer or reader, figure, from, to
 
 # One round of one contender.
 stall_run() { # contender, default
-    local figure=stall.$1.$2 seconds=$((reader_seconds + 2)) reader begun ended reader_ended
+    local figure=stall.$1.$2 seconds=$((reader + 2)) reader begun ended reader_ended
     if [ "$1" = control ]; then seconds=4; fi
     stall_make "$1" "$2"
     rm -f "$work"/writer.[0-9]* "$work"/reader.[0-9]*
@@ -182,7 +182,7 @@ SQL
         for ((round = 1; round <= rounds; round++)); do
             for contender in control "${contenders[@]}"; do stall_run "$contender" "$mode"; done
         done
-        heading "stall, ${title[$mode]} default partition: 4 added, 2 retired, a reader of $reader_seconds s (median of $rounds)"
+        heading "stall, ${title[$mode]} default partition: 4 added, 2 retired, a reader of $reader s (median of $rounds)"
         row '' 'writer ms/max' 'share %' 'reader ms/max' 'share %' 'done s'
         row 'target' '<= 70' '<= 1' '<= 70' '<= 1' ''
         for contender in control "${contenders[@]}"; do stall_row "$contender" "$mode"; done

@@ -195,16 +195,16 @@ cm_lock_waits_limit(void)
 
 /*
  * Run a step in a subtransaction, which is undone if the step fails.  Returns
- * NULL or the error, and whether a deadline that the step had armed was hit.
+ * NULL or the error.  A deadline is its caller's business: this also serves
+ * triggers that fire in somebody's step.
  */
 ErrorData *
-cm_subtransaction(CmStep step, void *arg, bool *deadline_was_hit)
+cm_subtransaction(CmStep step, void *arg)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *edata;
 
-	*deadline_was_hit = false;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
@@ -218,7 +218,6 @@ cm_subtransaction(CmStep step, void *arg, bool *deadline_was_hit)
 		MemoryContextSwitchTo(caller);
 		edata = CopyErrorData();
 		FlushErrorState();
-		*deadline_was_hit = cm_deadline_disarm();
 		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_END_TRY();
@@ -227,17 +226,50 @@ cm_subtransaction(CmStep step, void *arg, bool *deadline_was_hit)
 	return edata;
 }
 
-/* The step of trial_here(). */
+/*
+ * Is it an error that whoever fences a step must throw on: the statement is
+ * cancelled, the session ends, or memory does?
+ */
+bool
+cm_error_ends_all(const ErrorData *edata)
+{
+	switch (edata->sqlerrcode)
+	{
+		case ERRCODE_QUERY_CANCELED:
+		case ERRCODE_OUT_OF_MEMORY:
+		case ERRCODE_ADMIN_SHUTDOWN:
+		case ERRCODE_CRASH_SHUTDOWN:
+		case ERRCODE_DATABASE_DROPPED:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* What step_here() is about, and whether its deadline was hit. */
+typedef struct TrialHere
+{
+	const Trial *trial;
+	bool		deadline_was_hit;
+} TrialHere;
+
 static void
 step_here(void *arg)
 {
-	const Trial *trial = arg;
+	TrialHere  *here = arg;
 	int			nestlevel = NewGUCNestLevel();
 
 	shorten_deadlock_timeout();
 	cm_deadline_arm(cm_ddl_deadline);
-	trial->step(trial->arg);
-	(void) cm_deadline_disarm();
+	PG_TRY();
+	{
+		here->trial->step(here->trial->arg);
+	}
+	PG_FINALLY();
+	{
+		here->deadline_was_hit = cm_deadline_disarm();
+	}
+	PG_END_TRY();
 	AtEOXact_GUC(false, nestlevel);
 }
 
@@ -245,12 +277,12 @@ step_here(void *arg)
 static bool
 trial_here(const Trial *trial)
 {
-	bool		fired;
-	ErrorData  *edata = cm_subtransaction(step_here, unconstify(Trial *, trial), &fired);
+	TrialHere	here = {.trial = trial};
+	ErrorData  *edata = cm_subtransaction(step_here, &here);
 
 	if (edata == NULL)
 		return true;
-	judge_failure(edata, fired);
+	judge_failure(edata, here.deadline_was_hit);
 	return false;
 }
 

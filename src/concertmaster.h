@@ -136,7 +136,8 @@ extern bool cm_attempt_commit(CmStep step, void *arg, Oid userid, const List *wi
 extern bool cm_attempt_once(CmStep step, void *arg, Oid userid, int deadline_ms);
 extern bool cm_attempt_here(CmStep step, void *arg, const List *wishes);
 extern bool cm_attempt_statement(const char *sql, Oid userid, const List *wishes);
-extern ErrorData *cm_subtransaction(CmStep step, void *arg, bool *deadline_was_hit);
+extern ErrorData *cm_subtransaction(CmStep step, void *arg);
+extern bool cm_error_ends_all(const ErrorData *edata);
 extern void cm_retry_pause(int attempt);
 extern void cm_lock_waits_limit(void);
 
@@ -148,6 +149,7 @@ extern void cm_catalog_enter(CmScope *scope);
 extern void cm_owner_enter(CmScope *scope, Oid userid, bool restricted);
 extern void cm_scope_connect(CmScope *scope);
 extern void cm_scope_leave(CmScope *scope);
+extern void cm_run_as(Oid userid, const char *sql);
 extern Oid	cm_extension_owner(void);
 extern char *cm_extension_version(Oid *extension_oid);
 extern Oid	cm_relation_owner(Oid relid);

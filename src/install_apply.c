@@ -213,19 +213,10 @@ record_index(CmInstallPlan *plan, CmInstallStep *step)
 static void
 run_statements(CmInstallStep *step)
 {
-	CmScope		scope;
 	ListCell   *cell;
 
-	cm_owner_enter(&scope, OidIsValid(step->role) ? step->role : GetUserId(), false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
 	foreach(cell, step->statements)
-	{
-		if (SPI_execute(lfirst(cell), false, 0) < 0)
-			elog(ERROR, "statement failed: %s", (char *) lfirst(cell));
-	}
-	SPI_finish();
-	cm_scope_leave(&scope);
+		cm_run_as(OidIsValid(step->role) ? step->role : GetUserId(), lfirst(cell));
 }
 
 /* The name of the job that finishes an adoption. */

@@ -269,19 +269,6 @@ driven_by_pg_cron(Oid userid)
 	return found;
 }
 
-/* Run a statement as a role. */
-static void
-run_as(const char *sql, Oid userid)
-{
-	CmScope		scope;
-
-	cm_owner_enter(&scope, userid, false);
-	cm_scope_connect(&scope);
-	if (SPI_execute(sql, false, 0) < 0)
-		elog(ERROR, "statement failed: %s", sql);
-	cm_scope_leave(&scope);
-}
-
 /*
  * The tables that a removal has to lock.  A trigger of a partitioned table goes
  * from its partitions too.  mode: of the lock that is taken, or NoLock.
@@ -321,7 +308,7 @@ run_removals(const List *removals, bool on_tables, Oid userid)
 		Removal    *removal = lfirst(cell);
 
 		if (removal->statement != NULL && OidIsValid(removal->relid) == on_tables)
-			run_as(removal->statement, on_tables ? cm_relation_owner(removal->relid) : userid);
+			cm_run_as(on_tables ? cm_relation_owner(removal->relid) : userid, removal->statement);
 	}
 }
 
@@ -355,7 +342,7 @@ remove_all(void *arg)
 	run->found = list_copy(removals);
 	run_removals(run->found, false, run->userid);
 	if (driven_by_pg_cron(run->userid))
-		run_as("SELECT concertmaster.use_pg_cron(false)", run->userid);
+		cm_run_as(run->userid, "SELECT concertmaster.use_pg_cron(false)");
 	for (int i = 0; i < lengthof(forget_queries); i++)
 		removals = append_removals(removals, forget_queries[i], run->userid);
 

@@ -194,20 +194,6 @@ set_driver(const char *driver)
 	cm_shared_wake_at_commit();
 }
 
-/* Run a statement as the current user. */
-static void
-run_as_caller(const char *sql)
-{
-	CmScope		scope;
-
-	cm_owner_enter(&scope, GetUserId(), false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	SPI_execute(sql, false, 0);
-	SPI_finish();
-	cm_scope_leave(&scope);
-}
-
 /* use_pg_cron(on): hand the driving of the jobs to pg_cron, or take it back. */
 Datum
 cm_use_pg_cron(PG_FUNCTION_ARGS)
@@ -224,13 +210,13 @@ cm_use_pg_cron(PG_FUNCTION_ARGS)
 	{
 		require_pg_cron();
 		refuse_short_periods();
-		run_as_caller("SELECT cron.schedule('concertmaster', '* * * * *', 'SELECT concertmaster.run_due_jobs()')");
+		cm_run_as(GetUserId(), "SELECT cron.schedule('concertmaster', '* * * * *', 'SELECT concertmaster.run_due_jobs()')");
 		set_driver("pg_cron");
 	}
 	else
 	{
 		if (OidIsValid(get_extension_oid("pg_cron", true)))
-			run_as_caller("SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname = 'concertmaster'");
+			cm_run_as(GetUserId(), "SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname = 'concertmaster'");
 		set_driver("launcher");
 	}
 	PG_RETURN_VOID();

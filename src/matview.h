@@ -21,6 +21,8 @@
 #include "nodes/bitmapset.h"
 #include "nodes/parsenodes.h"
 
+#include "matview_bucket.h"
+
 /* How a materialized view can be refreshed.  In the order of cm_matview_mode_names. */
 typedef enum CmMatviewMode
 {
@@ -65,47 +67,6 @@ typedef struct CmMatviewSettings
 
 /* A log pattern whose values are longer than this leaves the longest out. */
 #define CM_KEY_BYTES_MAX	1024
-
-/*
- * From a time to its bucket: steps that are applied one after the other, each
- * non-decreasing but for zone steps, where a local time may come twice.
- */
-typedef enum CmBucketStepKind
-{
-	CM_BUCKET_TRUNC,			/* date_trunc(unit, timestamp) */
-	CM_BUCKET_TRUNC_ZONE,		/* date_trunc(unit, timestamptz, zone); two-argument form: pinned zone */
-	CM_BUCKET_BIN,				/* date_bin(stride, timestamp or timestamptz, origin) */
-	CM_BUCKET_TO_LOCAL,			/* timestamptz AT TIME ZONE zone: timestamp */
-	CM_BUCKET_FROM_LOCAL,		/* timestamp AT TIME ZONE zone: timestamptz */
-	CM_BUCKET_TO_DATE,			/* timestamp::date */
-	CM_BUCKET_FROM_DATE			/* date::timestamp */
-} CmBucketStepKind;
-
-typedef struct CmBucketStep
-{
-	CmBucketStepKind kind;
-	char	   *unit;			/* TRUNC*, as date_trunc() takes it */
-	char	   *zone;			/* *ZONE, *LOCAL: NULL is the pinned zone */
-	Interval   *stride;			/* BIN */
-	Datum		origin;			/* BIN */
-} CmBucketStep;
-
-typedef struct CmBucket
-{
-	Index		rti;			/* the raw column */
-	AttrNumber	attno;
-	Oid			raw_type;		/* date, timestamp or timestamptz */
-	Oid			type;			/* of the bucket, one of the same */
-	List	   *steps;			/* of CmBucketStep, innermost first; NIL: the raw column itself */
-} CmBucket;
-
-/* A half-open range of raw times, lo <= t < hi. */
-typedef struct CmRawRange
-{
-	Datum		lo;
-	Datum		hi;
-	bool		exact;			/* every time in it is in the bucket */
-} CmRawRange;
 
 /* A column of the key. */
 typedef struct CmKeyColumn
@@ -170,14 +131,6 @@ typedef struct CmMatviewPlan
 	struct CmStamp *seen;		/* what cm_matview_stamp_compare() found; NULL before */
 } CmMatviewPlan;
 
-/* A range of raw times in which anything may have changed. */
-typedef struct CmDirtyRange
-{
-	int			key;			/* index of the bucket's column in keys */
-	Datum		lo;				/* raw times, lo <= t <= hi */
-	Datum		hi;
-} CmDirtyRange;
-
 /* All that a refresh has to compute anew. */
 typedef struct CmDirty
 {
@@ -215,14 +168,6 @@ extern CmMatviewPlan *cm_matview_plan_for_log(Oid view);
 extern Node *cm_matview_fix_now(Node *node, TimestampTz now);
 extern bool cm_matview_window_range(const CmWindow *window, const char *zone,
 									Datum edge, Datum other_edge, CmDirtyRange *range);
-
-/* in matview_bucket.c: times and their buckets; pure */
-extern CmBucket *cm_bucket_parse(Node *expr);
-extern bool cm_bucket_is_safe(const CmBucket *bucket, Datum raw);
-extern Datum cm_bucket_apply(const CmBucket *bucket, const char *zone, Datum raw);
-extern bool cm_bucket_preimage(const CmBucket *bucket, const char *zone, Datum value, CmRawRange *range);
-extern void cm_bucket_image(const CmBucket *bucket, const char *zone, const CmDirtyRange *range,
-							Datum *first, Datum *last);
 
 /* in matview_group.c: patterns as bytes */
 extern bytea *cm_pattern_encode(const CmMatviewPlan *plan, CmPattern *pattern);

@@ -42,17 +42,6 @@ static const char *const exact_sums[] = {
 	"sum", "avg", "variance", "var_pop", "var_samp", "stddev", "stddev_pop", "stddev_samp"
 };
 
-static bool
-is_listed(const char *name, const char *const *names, int count)
-{
-	for (int i = 0; i < count; i++)
-	{
-		if (strcmp(name, names[i]) == 0)
-			return true;
-	}
-	return false;
-}
-
 /* Does it add floating-point numbers? */
 static bool
 is_floating(const Aggref *call)
@@ -73,8 +62,8 @@ cm_aggregate_is_exact(const Aggref *call)
 	if (call->aggfnoid >= FirstUnpinnedObjectId)
 		return false;
 	name = get_func_name(call->aggfnoid);
-	return is_listed(name, exact, lengthof(exact)) ||
-		(is_listed(name, exact_sums, lengthof(exact_sums)) && !is_floating(call));
+	return cm_is_listed(name, exact, lengthof(exact)) ||
+		(cm_is_listed(name, exact_sums, lengthof(exact_sums)) && !is_floating(call));
 }
 
 /* What would make it exact. */
@@ -82,7 +71,7 @@ const char *
 cm_aggregate_hint(const Aggref *call)
 {
 	if (call->aggfnoid < FirstUnpinnedObjectId && is_floating(call) &&
-		is_listed(get_func_name(call->aggfnoid), exact_sums, lengthof(exact_sums)))
+		cm_is_listed(get_func_name(call->aggfnoid), exact_sums, lengthof(exact_sums)))
 		return "Cast its argument to numeric; or allow small differences with concertmaster.manage_matview(..., allow_inexact => true).";
 	return "Put an ORDER BY into its parentheses; or allow differences with concertmaster.manage_matview(..., allow_inexact => true).";
 }

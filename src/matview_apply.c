@@ -33,78 +33,21 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "matview_merge.h"
 
-/* Partitions below some tables: those that are there, and those on their way out. */
-typedef struct Leaves
-{
-	List	   *attached;		/* of oids */
-	List	   *pending;
-} Leaves;
-
-/* Note the partitions right below a table. */
-static void
-read_children(Relation inherits, Oid relid, Leaves *leaves)
-{
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyInit(&key, Anum_pg_inherits_inhparent, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(relid));
-	scan = systable_beginscan(inherits, InheritsParentIndexId, true, NULL, 1, &key);
-	while ((tuple = systable_getnext(scan)) != NULL)
-	{
-		Form_pg_inherits row = (Form_pg_inherits) GETSTRUCT(tuple);
-
-		if (row->inhdetachpending)
-			leaves->pending = lappend_oid(leaves->pending, row->inhrelid);
-		else
-			leaves->attached = lappend_oid(leaves->attached, row->inhrelid);
-	}
-	systable_endscan(scan);
-}
-
-/* All partitions of the view's tables, at all levels. */
-static Leaves
-read_leaves(const CmMatviewPlan *plan)
-{
-	Relation	inherits = table_open(InheritsRelationId, AccessShareLock);
-	Leaves		leaves = {NIL, NIL};
-	ListCell   *cell;
-
-	foreach(cell, plan->tracked)
-		read_children(inherits, ((CmTracked *) lfirst(cell))->relid, &leaves);
-	/* The list grows while it is gone through. */
-	for (int i = 0; i < list_length(leaves.attached); i++)
-		read_children(inherits, list_nth_oid(leaves.attached, i), &leaves);
-	table_close(inherits, AccessShareLock);
-	list_sort(leaves.attached, list_oid_cmp);
-	list_sort(leaves.pending, list_oid_cmp);
-	return leaves;
-}
-
 /* Put the attempt off if partitions or triggers came or went while it computed. */
 static void
-require_same_leaves(CmMatviewPlan *plan, const Leaves *before)
+require_same_leaves(CmMatviewPlan *plan)
 {
-	Leaves		after = read_leaves(plan);
-
-	if (!equal(before->attached, after.attached) || !equal(before->pending, after.pending) ||
-		!cm_matview_stamp_holds(plan))
+	if (!cm_matview_stamp_holds(plan))
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("partitions or triggers below materialized view \"%s\" were changed while it was computed",
@@ -219,10 +162,8 @@ cm_matview_apply(CmRefresh *refresh)
 	CmMatviewPlan *plan = refresh->plan;
 	const char *zone = refresh->settings.timezone;
 	CmDirty		dirty = {0};
-	Leaves		leaves;
 
 	cm_matview_sources_lock(plan);
-	leaves = read_leaves(plan);
 	cm_matview_stamp_compare(plan, zone, &dirty);
 
 	/* What this transaction wrote before counts too. */
@@ -236,5 +177,5 @@ cm_matview_apply(CmRefresh *refresh)
 	/* Where nothing moved, what is written there is still true. */
 	if (is_dirty(&dirty) || plan->now_matters)
 		cm_matview_stamp_write(plan);
-	require_same_leaves(plan, &leaves);
+	require_same_leaves(plan);
 }

@@ -195,18 +195,6 @@ find_class(CmClasses *classes, uint32 mask, uint32 nulls, uint32 raws)
 	return class;
 }
 
-static int64
-time_to_int(Oid type, Datum value)
-{
-	return type == DATEOID ? DatumGetDateADT(value) : DatumGetTimestamp(value);
-}
-
-static Datum
-int_to_time(Oid type, int64 value)
-{
-	return type == DATEOID ? DateADTGetDatum((DateADT) value) : TimestampGetDatum(value);
-}
-
 /*
  * The raw times of a bucket, if they are known.  Whether they are exact is
  * tried at the ends: a value that is no bucket's has a range all the same.
@@ -219,10 +207,10 @@ find_raws(const CmBucket *bucket, const char *zone, Datum value, CmRawRange *ran
 	if (!cm_bucket_preimage(bucket, zone, value, range))
 		return false;
 	range->exact = range->exact &&
-		time_to_int(bucket->type, cm_bucket_apply(bucket, zone, range->lo)) == time_to_int(bucket->type, value) &&
-		time_to_int(bucket->type, cm_bucket_apply(bucket, zone,
-												  int_to_time(raw, time_to_int(raw, range->hi) - 1))) ==
-		time_to_int(bucket->type, value);
+		cm_time_number(bucket->type, cm_bucket_apply(bucket, zone, range->lo)) == cm_time_number(bucket->type, value) &&
+		cm_time_number(bucket->type, cm_bucket_apply(bucket, zone,
+												  cm_number_time(raw, cm_time_number(raw, range->hi) - 1))) ==
+		cm_time_number(bucket->type, value);
 	return true;
 }
 
@@ -317,8 +305,8 @@ make_hulls(const CmClass *class, int slot, Oid type)
 	{
 		const CmRawRange *range = &((CmMember *) lfirst(cell))->raws[slot];
 
-		spans[count].lo = time_to_int(type, range->lo);
-		spans[count].hi = time_to_int(type, range->hi);
+		spans[count].lo = cm_time_number(type, range->lo);
+		spans[count].hi = cm_time_number(type, range->hi);
 		count++;
 	}
 	count = join_spans(spans, count, MAX_HULLS);
@@ -326,8 +314,8 @@ make_hulls(const CmClass *class, int slot, Oid type)
 	{
 		CmRawRange *hull = palloc0(sizeof(CmRawRange));
 
-		hull->lo = int_to_time(type, spans[i].lo);
-		hull->hi = int_to_time(type, spans[i].hi);
+		hull->lo = cm_number_time(type, spans[i].lo);
+		hull->hi = cm_number_time(type, spans[i].hi);
 		hulls = lappend(hulls, hull);
 	}
 	pfree(spans);
@@ -370,8 +358,8 @@ add_ranges(CmClasses *classes, const char *zone, const List *ranges, int key)
 		if (range->key != key)
 			continue;
 		cm_bucket_image(bucket, zone, range, &first, &last);
-		spans[count].lo = time_to_int(bucket->type, first);
-		spans[count].hi = time_to_int(bucket->type, last);
+		spans[count].lo = cm_time_number(bucket->type, first);
+		spans[count].hi = cm_time_number(bucket->type, last);
 		count++;
 	}
 	if (count > 0)
@@ -382,8 +370,8 @@ add_ranges(CmClasses *classes, const char *zone, const List *ranges, int key)
 
 		class->is_range = true;
 		class->mask = CM_KEY_BIT(key);
-		class->first = int_to_time(bucket->type, spans[i].lo);
-		class->last = int_to_time(bucket->type, spans[i].hi);
+		class->first = cm_number_time(bucket->type, spans[i].lo);
+		class->last = cm_number_time(bucket->type, spans[i].hi);
 		bound_range(class, bucket, key, zone);
 		classes->list = lappend(classes->list, class);
 		classes->patterns++;
@@ -574,13 +562,13 @@ share_of_hulls(const CmClass *class, int slot, Oid type, const List *hulls)
 	{
 		const CmRawRange *hull = lfirst(cell);
 
-		all += (double) time_to_int(type, hull->hi) - time_to_int(type, hull->lo);
+		all += (double) cm_time_number(type, hull->hi) - cm_time_number(type, hull->lo);
 	}
 	foreach(cell, class->members)
 	{
 		const CmRawRange *range = &((CmMember *) lfirst(cell))->raws[slot];
 
-		members += (double) time_to_int(type, range->hi) - time_to_int(type, range->lo);
+		members += (double) cm_time_number(type, range->hi) - cm_time_number(type, range->lo);
 	}
 	return all > 0 ? members / list_length(class->members) / all : 1;
 }

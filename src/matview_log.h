@@ -103,7 +103,6 @@ typedef struct CmLogTable
 /* in matview_log_eval.c */
 extern CmTeller *cm_teller_make(Node *expr, bool is_bucket, const char *zone, Oid owner);
 extern void cm_teller_tell(CmTeller *teller, TupleTableSlot *slot, uint64 row);
-extern bool cm_teller_is_guarded_error(const ErrorData *edata);
 
 /* in matview_log_table.c */
 extern CmLogTable *cm_log_table_build(Relation relation, MemoryContext parent);

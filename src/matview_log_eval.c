@@ -38,7 +38,6 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/date.h"
 #include "utils/timestamp.h"
 
@@ -255,20 +254,13 @@ keep_span(CmSpans *spans, const Span *span)
 	spans->last = at;
 }
 
-/* A time of either size as a number. */
-static inline int64
-as_number(Oid type, Datum time)
-{
-	return type == DATEOID ? (int64) DatumGetDateADT(time) : (int64) DatumGetTimestamp(time);
-}
-
 /* The bucket of a time that is safe. */
 static Datum
 find_bucket(CmTeller *teller, Datum raw)
 {
 	CmSpans    *spans = teller->spans;
 	Oid			type = teller->bucket->raw_type;
-	int64		time = as_number(type, raw);
+	int64		time = cm_time_number(type, raw);
 	CmRawRange	range;
 	Span		span;
 	int			at = spans->last;
@@ -285,28 +277,11 @@ find_bucket(CmTeller *teller, Datum raw)
 	span.value = cm_bucket_apply(teller->bucket, teller->zone, raw);
 	if (cm_bucket_preimage(teller->bucket, teller->zone, span.value, &range) && range.exact)
 	{
-		span.lo = as_number(type, range.lo);
-		span.hi = as_number(type, range.hi);
+		span.lo = cm_time_number(type, range.lo);
+		span.hi = cm_time_number(type, range.hi);
 		keep_span(spans, &span);
 	}
 	return span.value;
-}
-
-/* Is it an error that ends the user's statement, whoever caused it? */
-bool
-cm_teller_is_guarded_error(const ErrorData *edata)
-{
-	switch (edata->sqlerrcode)
-	{
-		case ERRCODE_QUERY_CANCELED:
-		case ERRCODE_OUT_OF_MEMORY:
-		case ERRCODE_ADMIN_SHUTDOWN:
-		case ERRCODE_CRASH_SHUTDOWN:
-		case ERRCODE_DATABASE_DROPPED:
-			return false;
-		default:
-			return true;
-	}
 }
 
 /* Compute the value: raises what its functions raise. */
@@ -325,47 +300,42 @@ compute(CmTeller *teller, TupleTableSlot *slot)
 	teller->value = ExecEvalExprSwitchContext(teller->state, teller->context, &teller->isnull);
 }
 
+/* What compute_step() is about. */
+typedef struct Computation
+{
+	CmTeller   *teller;
+	TupleTableSlot *slot;
+} Computation;
+
+static void
+compute_step(void *arg)
+{
+	Computation *computation = arg;
+	CmTeller   *teller = computation->teller;
+	CmScope		scope;
+
+	/* Until the subtransaction ends: what would write is an error. */
+	XactReadOnly = true;
+	if (teller->kind == CM_TELLER_OWNER)
+		cm_owner_enter(&scope, teller->owner, true);
+	compute(teller, computation->slot);
+	if (teller->kind == CM_TELLER_OWNER)
+		cm_scope_leave(&scope);
+}
+
 /* Compute the value in a subtransaction; an error means that it is not known. */
 static void
 compute_guarded(CmTeller *teller, TupleTableSlot *slot)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	Computation computation = {.teller = teller,.slot = slot};
+	ErrorData  *edata = cm_subtransaction(compute_step, &computation);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		CmScope		scope;
-
-		/* Until the subtransaction ends: what would write is an error. */
-		XactReadOnly = true;
-		if (teller->kind == CM_TELLER_OWNER)
-			cm_owner_enter(&scope, teller->owner, true);
-		compute(teller, slot);
-		if (teller->kind == CM_TELLER_OWNER)
-			cm_scope_leave(&scope);
-		ReleaseCurrentSubTransaction();
-		teller->known = true;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *edata;
-
-		MemoryContextSwitchTo(caller);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller);
-		CurrentResourceOwner = owner;
-		if (!cm_teller_is_guarded_error(edata))
-			ReThrowError(edata);
-		FreeErrorData(edata);
-		teller->known = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
+	teller->known = edata == NULL;
+	if (edata == NULL)
+		return;
+	if (cm_error_ends_all(edata))
+		ReThrowError(edata);
+	FreeErrorData(edata);
 }
 
 /*

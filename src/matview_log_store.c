@@ -44,7 +44,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -73,6 +72,12 @@ cm_log_reason(const char *reason)
 	return (bytea *) cstring_to_text(reason);
 }
 
+static void
+ask_step(void *arg)
+{
+	cm_shared_wake_at_commit();
+}
+
 /*
  * The log has more pages than the settings allow: ask for the job that cuts
  * it.  Where the library is not preloaded, there may be no shared memory left
@@ -81,29 +86,15 @@ cm_log_reason(const char *reason)
 static void
 ask_for_prune(void)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
 	TimestampTz now = GetCurrentTimestamp();
+	ErrorData  *edata;
 
 	if (!TimestampDifferenceExceeds(last_asked, now, ASK_EVERY_MS))
 		return;
 	last_asked = now;
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		cm_shared_wake_at_commit();
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
+	edata = cm_subtransaction(ask_step, NULL);
+	if (edata != NULL && cm_error_ends_all(edata))
+		ReThrowError(edata);
 }
 
 /* Write a row of the log. */

@@ -44,7 +44,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -351,45 +350,42 @@ add_view(Build *build, const Source *source)
 	MemoryContextDelete(work);
 }
 
+/* What add_step() is about. */
+typedef struct Addition
+{
+	Build	   *build;
+	const Source *source;
+} Addition;
+
+static void
+add_step(void *arg)
+{
+	Addition   *addition = arg;
+
+	add_view(addition->build, addition->source);
+}
+
 /* The same, in a subtransaction; after an error the view's target says "any group". */
 static void
 add_view_guarded(Build *build, const Source *source)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	Addition	addition = {.build = build,.source = source};
 	Build		before = *build;
+	ErrorData  *edata;
 
 	before.tellers = list_copy(build->tellers);
 	before.columns = list_copy(build->columns);
 	before.targets = list_copy(build->targets);
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		add_view(build, source);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *edata;
-
-		MemoryContextSwitchTo(caller);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller);
-		CurrentResourceOwner = owner;
-		if (!cm_teller_is_guarded_error(edata))
-			ReThrowError(edata);
-		ereport(DEBUG1,
-				(errmsg_internal("could not read the query of materialized view %u: %s",
-								 source->view, edata->message)));
-		*build = before;
-		add_unknown(build, source->view, CM_LOG_NO_QUERY);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
+	edata = cm_subtransaction(add_step, &addition);
+	if (edata == NULL)
+		return;
+	if (cm_error_ends_all(edata))
+		ReThrowError(edata);
+	ereport(DEBUG1,
+			(errmsg_internal("could not read the query of materialized view %u: %s",
+							 source->view, edata->message)));
+	*build = before;
+	add_unknown(build, source->view, CM_LOG_NO_QUERY);
 }
 
 /* Turn the lists into what the trigger works with. */

@@ -34,17 +34,6 @@ static const char *const json_functions[] = {
 	"json_agg", "jsonb_agg", "json_object_agg", "jsonb_object_agg"
 };
 
-static bool
-is_listed(const char *name, const char *const *names, int count)
-{
-	for (int i = 0; i < count; i++)
-	{
-		if (strcmp(name, names[i]) == 0)
-			return true;
-	}
-	return false;
-}
-
 /* Is the text of a type's values, or of arrays of it, the same under all settings? */
 static bool
 is_fixed_type(Oid type, bool json, bool *uses_zone)
@@ -135,8 +124,8 @@ cm_output_is_fixed(Node *node, bool *uses_zone)
 		return false;
 	if (function >= FirstUnpinnedObjectId || (name = get_func_name(function)) == NULL)
 		return false;
-	json = is_listed(name, json_functions, lengthof(json_functions));
-	if (!json && !is_listed(name, text_functions, lengthof(text_functions)))
+	json = cm_is_listed(name, json_functions, lengthof(json_functions));
+	if (!json && !cm_is_listed(name, text_functions, lengthof(text_functions)))
 		return false;
 	foreach(lc, args)
 	{

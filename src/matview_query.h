@@ -66,4 +66,16 @@ extern void cm_check_failed(CmViewQuery *view, const char *name, const char *rea
 /* in matview_source.c: the tables in FROM */
 extern void cm_source_check(CmViewQuery *view);
 
+/* Is a name in a list of so many? */
+static inline bool
+cm_is_listed(const char *name, const char *const *names, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (strcmp(name, names[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
 #endif							/* CM_MATVIEW_QUERY_H */

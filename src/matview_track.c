@@ -51,7 +51,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
@@ -122,18 +121,53 @@ cm_tracked_relids(const CmMatviewPlan *plan)
 	return relids;
 }
 
-/* A table's leaves, or itself; partitions that are being detached left out. */
+/* Note the partitions right below a table, those on their way out left out. */
+static List *
+add_children(Relation inherits, Oid relid, List *relids)
+{
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_inherits_inhparent, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(inherits, InheritsParentIndexId, true, NULL, 1, &key);
+	while ((tuple = systable_getnext(scan)) != NULL)
+	{
+		Form_pg_inherits row = (Form_pg_inherits) GETSTRUCT(tuple);
+
+		if (!row->inhdetachpending)
+			relids = lappend_oid(relids, row->inhrelid);
+	}
+	systable_endscan(scan);
+	return relids;
+}
+
+/*
+ * A table's leaves, or itself.  Partitions that are being detached are left
+ * out, as they are now: core's find_all_inheritors() would ask the active
+ * snapshot, which can be older than the one that a refresh computes with.
+ */
 List *
 cm_tracked_leaves(Oid root)
 {
+	List	   *relids = list_make1_oid(root);
 	List	   *leaves = NIL;
-	ListCell   *lc;
+	Relation	inherits;
 
-	foreach(lc, find_all_inheritors(root, NoLock, NULL))
+	if (get_rel_relkind(root) != RELKIND_PARTITIONED_TABLE)
+		return relids;
+	inherits = table_open(InheritsRelationId, AccessShareLock);
+	/* The list grows while it is gone through. */
+	for (int i = 0; i < list_length(relids); i++)
 	{
-		if (get_rel_relkind(lfirst_oid(lc)) != RELKIND_PARTITIONED_TABLE)
-			leaves = lappend_oid(leaves, lfirst_oid(lc));
+		Oid			relid = list_nth_oid(relids, i);
+
+		if (get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
+			relids = add_children(inherits, relid, relids);
+		else
+			leaves = lappend_oid(leaves, relid);
 	}
+	table_close(inherits, AccessShareLock);
 	return leaves;
 }
 
@@ -150,19 +184,6 @@ cm_matview_sources_lock(const CmMatviewPlan *plan)
 	}
 }
 
-/* Run a statement as a role. */
-static void
-run_as(Oid userid, const char *sql)
-{
-	CmScope		scope;
-
-	cm_owner_enter(&scope, userid, false);
-	cm_scope_connect(&scope);
-	if (SPI_execute(sql, false, 0) < 0)
-		elog(ERROR, "statement failed: %s", sql);
-	cm_scope_leave(&scope);
-}
-
 /* Keep writers from a table and its leaves, and see to it that it logs. */
 static void
 make_table_log(Oid relid)
@@ -177,10 +198,10 @@ make_table_log(Oid relid)
 		return;
 	owner = cm_relation_owner(relid);
 	name = get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ? CM_LOG_TRIGGER : CM_LOG_TABLE_TRIGGER;
-	run_as(owner, psprintf("CREATE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s"
+	cm_run_as(owner, psprintf("CREATE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s"
 						   " FOR EACH ROW EXECUTE FUNCTION concertmaster.log_changes()",
 						   name, cm_relation_quoted(relid)));
-	run_as(owner, psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", cm_relation_quoted(relid), name));
+	cm_run_as(owner, psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", cm_relation_quoted(relid), name));
 }
 
 /* The oids of a list as an array. */
@@ -376,7 +397,7 @@ drop_step(void *arg)
 	(void) find_all_inheritors(relid, AccessExclusiveLock, NULL);
 	if (get_rel_name(relid) == NULL || is_needed(relid) || !cm_log_trigger_find(relid, &trigger))
 		return;
-	run_as(cm_relation_owner(relid), psprintf("DROP TRIGGER %s ON %s", quote_identifier(trigger.name),
+	cm_run_as(cm_relation_owner(relid), psprintf("DROP TRIGGER %s ON %s", quote_identifier(trigger.name),
 											  cm_relation_quoted(relid)));
 }
 
@@ -394,6 +415,17 @@ lock_at_once(Oid relid)
 	return true;
 }
 
+/* The same for a caller who waits for no lock; arg is what drop_step() takes. */
+static void
+drop_at_once_step(void *arg)
+{
+	if (!lock_at_once(*(Oid *) arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("table with OID %u is in use", *(Oid *) arg)));
+	drop_step(arg);
+}
+
 /*
  * Drop it in a subtransaction, if nobody is at the table; that includes the
  * caller, who could have more to do with it than a lock.
@@ -401,43 +433,11 @@ lock_at_once(Oid relid)
 static bool
 drop_here(Oid relid)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool done = false;
+	ErrorData  *edata = cm_subtransaction(drop_at_once_step, &relid);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		if (lock_at_once(relid))
-		{
-			drop_step(&relid);
-			done = true;
-		}
-		if (done)
-			ReleaseCurrentSubTransaction();
-		else
-			RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *edata;
-
-		MemoryContextSwitchTo(caller);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller);
-		CurrentResourceOwner = owner;
-		if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED || edata->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
-			ReThrowError(edata);
-		FreeErrorData(edata);
-		done = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	return done;
+	if (edata != NULL && cm_error_ends_all(edata))
+		ReThrowError(edata);
+	return edata == NULL;
 }
 
 /*

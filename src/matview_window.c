@@ -252,20 +252,6 @@ cm_window_find(CmViewQuery *view)
 	}
 }
 
-/* A value of a time type as a number that is ordered alike. */
-static int64
-as_number(Oid type, Datum value)
-{
-	return type == DATEOID ? DatumGetDateADT(value) : DatumGetTimestamp(value);
-}
-
-/* The way back. */
-static Datum
-as_time(Oid type, int64 number)
-{
-	return type == DATEOID ? DateADTGetDatum((DateADT) number) : TimestampGetDatum(number);
-}
-
 /* An end of all times of a type. */
 static int64
 endless(Oid type, bool upper)
@@ -288,10 +274,10 @@ range_start(const CmBucket *bucket, const char *zone, Datum value)
 
 	/* A value inside of a bucket: that bucket is below it, the next is not. */
 	floor = cm_bucket_apply(bucket, zone, raw.lo);
-	if (as_number(bucket->type, floor) < as_number(bucket->type, value) &&
+	if (cm_time_number(bucket->type, floor) < cm_time_number(bucket->type, value) &&
 		raw.exact && cm_bucket_preimage(bucket, zone, floor, &before) && before.exact)
-		return as_number(bucket->raw_type, before.hi);
-	return as_number(bucket->raw_type, raw.lo);
+		return cm_time_number(bucket->raw_type, before.hi);
+	return cm_time_number(bucket->raw_type, raw.lo);
 }
 
 /*
@@ -304,20 +290,20 @@ cm_matview_window_range(const CmWindow *window, const char *zone,
 						Datum edge, Datum other_edge, CmDirtyRange *range)
 {
 	const CmBucket *bucket = window->bucket;
-	bool		up = as_number(bucket->type, edge) <= as_number(bucket->type, other_edge);
+	bool		up = cm_time_number(bucket->type, edge) <= cm_time_number(bucket->type, other_edge);
 	Datum		low = up ? edge : other_edge;
 	Datum		high = up ? other_edge : edge;
 	CmRawRange	raw;
 	int64		lo;
 	int64		hi;
 
-	if (as_number(bucket->type, low) == as_number(bucket->type, high))
+	if (cm_time_number(bucket->type, low) == cm_time_number(bucket->type, high))
 		return false;
 	lo = range_start(bucket, zone, low);
 	hi = cm_bucket_preimage(bucket, zone, high, &raw) ?
-		as_number(bucket->raw_type, raw.hi) - 1 : endless(bucket->raw_type, true);
+		cm_time_number(bucket->raw_type, raw.hi) - 1 : endless(bucket->raw_type, true);
 	range->key = window->key;
-	range->lo = as_time(bucket->raw_type, lo);
-	range->hi = as_time(bucket->raw_type, hi);
+	range->lo = cm_number_time(bucket->raw_type, lo);
+	range->hi = cm_number_time(bucket->raw_type, hi);
 	return lo <= hi;
 }

@@ -178,10 +178,9 @@ static bool
 looks_idle(Oid parent)
 {
 	Look		look = {.parent = parent};
-	bool		deadline_was_hit;
-	ErrorData  *edata = cm_subtransaction(look_step, &look, &deadline_was_hit);
+	ErrorData  *edata = cm_subtransaction(look_step, &look);
 
-	if (edata != NULL && edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
+	if (edata != NULL && cm_error_ends_all(edata))
 		ReThrowError(edata);
 	return edata == NULL && look.idle;
 }

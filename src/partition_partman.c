@@ -688,8 +688,7 @@ static Outcome
 try_one(const Partman *partman, const Config *config)
 {
 	Taking		taking = {.partman = partman,.config = config,.context = CurrentMemoryContext};
-	bool		deadline_was_hit;
-	ErrorData  *edata = cm_subtransaction(take_over_step, &taking, &deadline_was_hit);
+	ErrorData  *edata = cm_subtransaction(take_over_step, &taking);
 
 	if (edata != NULL)
 		judge_failure(edata, &taking.outcome);

@@ -151,6 +151,19 @@ cm_scope_leave(CmScope *scope)
 	SetUserIdAndSecContext(scope->save_userid, scope->save_sec_context);
 }
 
+/* Run a statement as a role, which core restricts itself where that is due. */
+void
+cm_run_as(Oid userid, const char *sql)
+{
+	CmScope		scope;
+
+	cm_owner_enter(&scope, userid, false);
+	cm_scope_connect(&scope);
+	if (SPI_execute(sql, false, 0) < 0)
+		elog(ERROR, "statement failed: %s", sql);
+	cm_scope_leave(&scope);
+}
+
 /* The role that owns the extension's schema, hence its tables. */
 Oid
 cm_extension_owner(void)

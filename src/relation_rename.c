@@ -280,12 +280,11 @@ reconcile_step(void *arg)
 bool
 cm_relations_try_reconcile(void)
 {
-	bool		deadline_was_hit;
-	ErrorData  *edata = cm_subtransaction(reconcile_step, NULL, &deadline_was_hit);
+	ErrorData  *edata = cm_subtransaction(reconcile_step, NULL);
 
 	if (edata == NULL)
 		return true;
-	if (cm_error_means_later(edata, deadline_was_hit))
+	if (cm_error_means_later(edata, false))
 		return false;
 	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(edata);
