@@ -41,9 +41,12 @@ rows_sql() { # rows
                  now() FROM generate_series(1, $1) n"
 }
 
-write_round() { # kind
+# Who comes first changes from round to round.
+write_round() { # kind, round
     local table rows=200000 single=3000
-    for table in "tracked_$1" "plain_$1"; do
+    local -a tables=("tracked_$1" "plain_$1")
+    [ $(($2 % 2)) = 1 ] || tables=("plain_$1" "tracked_$1")
+    for table in "${tables[@]}"; do
         note "$table.copy" "$(cpu_of "\\copy $table (form_schema_id, data, submitted_at) FROM '$work/rows.copy'" $rows)"
         sed "s/INTO responses/INTO $table/" "$work/single.sql" >"$work/single_$table.sql"
         note "$table.single" "$(cpu_of "\\i $work/single_$table.sql" $single)"
@@ -65,7 +68,7 @@ bench_write() {
         track "tracked_${kind}_stats"
         for ((round = 1; round <= rounds; round++)); do
             say "writing with $kind indexes, round $round"
-            write_round $kind
+            write_round $kind $round
         done
     done
     heading "CPU time of the writer per row, microseconds ($rounds rounds)"
