@@ -10,8 +10,10 @@
  * the first one's SQLSTATE and a line for each.
  *
  * Conflicts (something else has the planned name) are reported and left
- * alone.  They do not fail the run: trying again would not help.  If rows
- * were put off, the run was, unless a row failed.
+ * alone.  They do not fail the run: trying again would not help.  Rows that
+ * were put off are tried again when the others are done, for some seconds: most
+ * often whoever was in the way is gone by then.  If some still are, the run
+ * was put off, unless a row failed.
  *
  * Locks: none on a user's table.  After an error: each row has its fence
  * (build_row), which leaves no transaction open.  A cancel ends the run.
@@ -28,10 +30,14 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "concertmaster.h"
 #include "index.h"
+
+/* How long rows that were put off are tried again before the run ends, in ms. */
+#define MORE_ROUNDS_MS	3000
 
 /* The whole run. */
 typedef struct BuildRun
@@ -43,7 +49,7 @@ typedef struct BuildRun
 	int			found;
 	int			dropped;		/* from partitions outside their window */
 	int			conflicts;
-	int			deferred;
+	int			deferred;		/* names out of step, or put off in every round */
 	int			failed;
 	int			sqlstate;		/* of the first failure */
 	int			blocked_by;
@@ -154,7 +160,6 @@ record_result(BuildRun *run, CmIndexRow *row, CmIndexResult result)
 		ErrorData	later = {.sqlerrcode = ERRCODE_LOCK_NOT_AVAILABLE,
 		.message = "put off: a lock was not to be had in time"};
 
-		run->deferred++;
 		if (row->blocked_by)
 		{
 			run->blocked_by = row->blocked_by;
@@ -170,14 +175,18 @@ record_result(BuildRun *run, CmIndexRow *row, CmIndexResult result)
 	save_end(row, NULL, row->message ? row->message : row->built ? "built" : "found valid");
 }
 
-/* Work on one row behind an error fence. */
-static void
+/*
+ * Work on one row behind an error fence.  What an earlier round told of it is
+ * void, except that something was built.  False if it was put off.
+ */
+static bool
 build_row(BuildRun *run, CmIndexRow *row)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ErrorData  *volatile edata = NULL;
 	volatile CmIndexResult result = CM_INDEX_DONE;
 
+	*row = (CmIndexRow) {.plan = row->plan,.number = run->done,.total = run->total,.built = row->built};
 	save_begin(row);
 	PG_TRY();
 	{
@@ -195,13 +204,14 @@ build_row(BuildRun *run, CmIndexRow *row)
 	if (edata == NULL)
 	{
 		record_result(run, row, result);
-		return;
+		return result != CM_INDEX_DEFERRED;
 	}
 	cm_transaction_abort();
 	MemoryContextSwitchTo(context);
 	record_error(run, row, edata);
 	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(edata);
+	return true;
 }
 
 /*
@@ -307,7 +317,35 @@ report_run(BuildRun *run, CmJobOutcome *outcome)
 		appendStringInfo(&text, ", %d put off", run->deferred);
 	outcome->message = text.data;
 	outcome->deferred = run->deferred > 0;
-	outcome->blocked_by = run->blocked_by;
+	outcome->blocked_by = outcome->deferred ? run->blocked_by : 0;
+}
+
+/* Build some rows, one by one.  Returns those that were put off. */
+static List *
+build_rows(BuildRun *run, const List *rows, MemoryContext row_context)
+{
+	MemoryContext context = CurrentMemoryContext;
+	List	   *put_off = NIL;
+	ListCell   *lc;
+
+	foreach(lc, rows)
+	{
+		CmIndexRow *row = lfirst(lc);
+		bool		done;
+
+		CHECK_FOR_INTERRUPTS();
+		cm_progress_report(run->done, run->total, "building \"%s\" on \"%s\"",
+						   row->plan.index_name, row->plan.table_name);
+		MemoryContextSwitchTo(row_context);
+		done = build_row(run, row);
+		MemoryContextSwitchTo(context);
+		MemoryContextReset(row_context);
+		if (done)
+			run->done++;
+		else
+			put_off = lappend(put_off, row);
+	}
+	return put_off;
 }
 
 /* Build the job's phase.  Called by a worker outside of any transaction. */
@@ -315,29 +353,23 @@ void
 cm_index_run(const CmJob *job, CmJobOutcome *outcome)
 {
 	BuildRun	run = {.job = job};
-	MemoryContext job_context = CurrentMemoryContext;
-	MemoryContext row_context = AllocSetContextCreate(job_context, "concertmaster index row",
+	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "concertmaster index row",
 													  ALLOCSET_DEFAULT_SIZES);
 	List	   *rows = load_plan(job, &run.deferred);
-	ListCell   *lc;
+	TimestampTz begin;
 
 	initStringInfo(&run.failures);
 	run.total = list_length(rows);
-	foreach(lc, rows)
+	rows = build_rows(&run, rows, row_context);
+	begin = GetCurrentTimestamp();
+	for (int attempt = 10; rows != NIL; attempt += 10)
 	{
-		CmIndexRow   *row = lfirst(lc);
-
-		CHECK_FOR_INTERRUPTS();
-		cm_progress_report(run.done, run.total, "building \"%s\" on \"%s\"",
-						   row->plan.index_name, row->plan.table_name);
-		row->number = run.done;
-		row->total = run.total;
-		MemoryContextSwitchTo(row_context);
-		build_row(&run, row);
-		MemoryContextSwitchTo(job_context);
-		MemoryContextReset(row_context);
-		run.done++;
+		if (TimestampDifferenceExceeds(begin, GetCurrentTimestamp(), MORE_ROUNDS_MS))
+			break;
+		cm_retry_pause(attempt);
+		rows = build_rows(&run, rows, row_context);
 	}
+	run.deferred += list_length(rows);
 	cm_progress_report(run.done, run.total, "phase %d done", job->phase);
 	report_run(&run, outcome);
 }

@@ -17,6 +17,13 @@
  * user's.  A deadlock in which the statement was the victim counts as the
  * same thing: it was put off, not refused.
  *
+ * A statement without a deadline, a concurrent build or detach, waits for old
+ * transactions as long as they take; if one of these then asks for a lock that
+ * the statement is in the way of, that closes a circle.  The server would have
+ * the user's statement fail, as each process looks for a deadlock only once,
+ * early in its wait, and the user's began later.  So ours looks again and again,
+ * more often than the default deadlock_timeout of others, and gives way.
+ *
  * Parse and plan trees live in a context under TopMemoryContext, because the
  * statement may commit before it is done with them.
  *
@@ -35,17 +42,25 @@
 #include "nodes/parsenodes.h"
 #include "parser/analyze.h"
 #include "storage/latch.h"
+#include "storage/proc.h"
 #include "tcop/utility.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "concertmaster.h"
 
-/* The timer, registered once per process; and whether it went off. */
+/* Between two looks for a deadlock, in milliseconds. */
+#define DEADLOCK_LOOKS_MS	200
+
+/* The timer of those looks, registered once per process. */
+static TimeoutId looks_timeout = MAX_TIMEOUTS;
+
+/* That of the deadline, likewise; and whether it went off. */
 static TimeoutId deadline_timeout = MAX_TIMEOUTS;
 static volatile sig_atomic_t deadline_fired = false;
 
@@ -94,12 +109,31 @@ cm_deadline_disarm(void)
 	return fired;
 }
 
+/* While a statement without a deadline runs: look for deadlocks that others close. */
+static void
+start_deadlock_looks(void)
+{
+	if (looks_timeout == MAX_TIMEOUTS)
+		looks_timeout = RegisterTimeout(USER_TIMEOUT, CheckDeadLockAlert);
+	enable_timeout_every(looks_timeout,
+						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DEADLOCK_LOOKS_MS),
+						 DEADLOCK_LOOKS_MS);
+}
+
+static void
+stop_deadlock_looks(void)
+{
+	if (looks_timeout != MAX_TIMEOUTS)
+		disable_timeout(looks_timeout, false);
+}
+
 /*
  * Settings that a worker's whole session runs with, whatever the database or
  * the role has been given: names resolve in pg_catalog alone, every statement
  * sees what was committed before it and can write, nothing but our own
  * deadlines ends it, an autovacuum in the way is cancelled before these pass,
- * and no commit waits for a standby while it holds locks (the next
+ * the server's log is not told of every wait, which our views show, and no
+ * commit waits for a standby while it holds locks (the next
  * synchronous commit of anybody covers ours).
  */
 void
@@ -112,6 +146,7 @@ cm_session_pin(void)
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("deadlock_timeout", timeout, PGC_SUSET, PGC_S_SESSION);
+	SetConfigOption("log_lock_waits", "off", PGC_SUSET, PGC_S_SESSION);
 	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("statement_timeout", "0", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("lock_timeout", "0", PGC_USERSET, PGC_S_SESSION);
@@ -305,8 +340,11 @@ cm_statement_run(const char *sql, Oid userid, int deadline_ms)
 		raw = parse_one(sql);
 		become_owner(userid, raw->stmt);
 		cm_deadline_arm(deadline_ms);
+		if (deadline_ms <= 0)
+			start_deadlock_looks();
 		run_in_portal(raw, sql);
 		CommitTransactionCommand();
+		stop_deadlock_looks();
 		fired = cm_deadline_disarm();
 	}
 	PG_CATCH();
@@ -314,6 +352,7 @@ cm_statement_run(const char *sql, Oid userid, int deadline_ms)
 		MemoryContextSwitchTo(caller);
 		edata = CopyErrorData();
 		FlushErrorState();
+		stop_deadlock_looks();
 		fired = cm_deadline_disarm();
 	}
 	PG_END_TRY();
