@@ -21,8 +21,9 @@
 # best that can be written for known groups: DELETE, then INSERT of one LATERAL
 # query per group, on a plain table with the same unique index.
 #
-# Makes a throwaway server in build/<version>/bench_matview and removes it; its
-# autovacuum is off, so that nothing else runs.
+# Makes a throwaway server in build/<version>/bench_matview and removes it.  Its
+# autovacuum is off, so that nothing else runs, and its shared buffers hold the
+# tables, as those of a server for them would.
 set -euo pipefail
 # shellcheck source=dev/lib.sh
 . "$(dirname "$0")/../dev/lib.sh"
@@ -46,7 +47,7 @@ clean_up() {
 start_bench_server() {
     say 'building, starting a server'
     build_and_stage
-    "$TREE/dev/server.sh" start --fresh --set shared_buffers=512MB --set max_wal_size=8GB --set autovacuum=off \
+    "$TREE/dev/server.sh" start --fresh --set shared_buffers=2GB --set max_wal_size=8GB --set autovacuum=off \
         --set timezone=UTC --set work_mem=64MB "$server"
     eval "$("$TREE/dev/server.sh" env "$server")"
     ask -d postgres -c 'CREATE DATABASE bench'

@@ -3,13 +3,18 @@
 #
 # CPU time is that of the writing backend alone, as the kernel's scheduler
 # counts it (the first number of /proc/self/schedstat, in nanoseconds), read
-# before and after.  A tracked and an untracked table of the same make take
-# turns; what is written is rolled forward, never deleted.
+# before and after.  A tracked and an untracked table of the same make are
+# written to in pairs, and a round gives the ratio of its pair: the tables grow,
+# and the time of a round with them.  A pending list of a GIN index is emptied
+# before each, or whoever comes in its way would pay for all.
 
 # Microseconds of CPU per row of a script that writes so many rows.
 cpu_of() { # sql, rows
     ask <<SQL
+\o /dev/null
 SET synchronous_commit = off;
+SELECT count(gin_clean_pending_list(c.oid)) FROM pg_class c JOIN pg_am a ON a.oid = c.relam AND a.amname = 'gin' WHERE c.relkind = 'i';
+\o
 SELECT split_part(pg_read_file('/proc/self/schedstat'), ' ', 1) AS before \gset
 \o /dev/null
 $1
@@ -41,15 +46,23 @@ rows_sql() { # rows
                  now() FROM generate_series(1, $1) n"
 }
 
-# Who comes first changes from round to round.
+# One pair of each kind of write.  Who comes first changes from round to round.
 write_round() { # kind, round
-    local table rows=200000 single=3000
+    local table what rows=200000 single=3000
     local -a tables=("tracked_$1" "plain_$1")
+    local -A cost
     [ $(($2 % 2)) = 1 ] || tables=("plain_$1" "tracked_$1")
-    for table in "${tables[@]}"; do
-        note "$table.copy" "$(cpu_of "\\copy $table (form_schema_id, data, submitted_at) FROM '$work/rows.copy'" $rows)"
-        sed "s/INTO responses/INTO $table/" "$work/single.sql" >"$work/single_$table.sql"
-        note "$table.single" "$(cpu_of "\\i $work/single_$table.sql" $single)"
+    for what in copy single; do
+        for table in "${tables[@]}"; do
+            sed "s/INTO responses/INTO $table/" "$work/single.sql" >"$work/single_$table.sql"
+            if [ $what = copy ]; then
+                cost[$table]=$(cpu_of "\\copy $table (form_schema_id, data, submitted_at) FROM '$work/rows.copy'" $rows)
+            else
+                cost[$table]=$(cpu_of "\\i $work/single_$table.sql" $single)
+            fi
+            note "$table.$what" "${cost[$table]}"
+        done
+        note "pair_$1.$what" "$(awk -v a="${cost[tracked_$1]}" -v b="${cost[plain_$1]}" 'BEGIN { printf "%.2f", (a / b - 1) * 100 }')"
     done
 }
 
@@ -72,38 +85,49 @@ bench_write() {
         done
     done
     heading "CPU time of the writer per row, microseconds ($rounds rounds)"
-    row '' 'not tracked' 'tracked' 'more by'
+    row '' 'not tracked' 'tracked' 'pairs: more by'
     for kind in full key; do
         for what in single copy; do
             row "$([ $what = single ] && echo 'single rows' || echo 'COPY of 200,000'), $([ $kind = full ] && echo 'bundled indexes' || echo 'key only')" \
                 "$(short "$(median plain_$kind.$what)")" "$(short "$(median tracked_$kind.$what)")" \
-                "$(awk -v a="$(median tracked_$kind.$what)" -v b="$(median plain_$kind.$what)" 'BEGIN { printf "%.1f %%", (a / b - 1) * 100 }')"
+                "$(median pair_$kind.$what | awk '{ printf "%.1f %%", $1 }')"
         done
     done
 }
 
 # Milliseconds within which 99 % of reads of the view were answered.
 readers_p99() { # name
-    (cd "$work" && rm -f "$1".* && pgbench -n -c 2 -T 10 -l --log-prefix="$1" -f reader.sql >/dev/null 2>&1)
+    (cd "$work" && rm -f "$1".* && pgbench -n -c 1 -T 10 -l --log-prefix="$1" -f reader.sql >/dev/null 2>&1)
     cat "$work/$1".* | awk '{ print $3 / 1000 }' | sort -g | awk '{ v[NR] = $1 } END { print v[int(NR * 0.99)] }'
 }
 
+# The same while something is refreshed over and over.
+readers_beside() { # name, table
+    local writer
+    while true; do
+        days_refresh "$2" 100 'n * 2' 'n % 25' >/dev/null
+    done &
+    writer=$!
+    note "readers.$1" "$(readers_p99 "$1")"
+    kill $writer
+    wait $writer 2>/dev/null || true
+}
+
+# Beside a refresh of another view readers share the machine, not the view.
 bench_readers() {
-    local round writer
-    [ -n "$(ask -c "SELECT to_regclass('short_history')")" ] || days_make short_history "$responses" 30
+    local round
+    for table in short_history other_history; do
+        [ -n "$(ask -c "SELECT to_regclass('$table')")" ] || days_make $table "$responses" 30
+    done
     printf '%s\n' '\set form random(0, 199)' 'SELECT * FROM short_history_stats WHERE form_id = :form;' '\sleep 2 ms' >"$work/reader.sql"
     for ((round = 1; round <= rounds; round++)); do
         note readers.idle "$(readers_p99 idle)"
-        while true; do
-            days_refresh short_history 100 'n * 2' 'n % 25' >/dev/null
-        done &
-        writer=$!
-        note readers.busy "$(readers_p99 busy)"
-        kill $writer
-        wait $writer 2>/dev/null || true
+        readers_beside other other_history
+        readers_beside busy short_history
     done
     heading "99 % of reads of the view within, ms ($rounds rounds)"
-    row '' 'not refreshed' 'refreshed' 'ratio'
-    row 'refreshed all the time' "$(short "$(median readers.idle)")" "$(short "$(median readers.busy)")" \
-        "$(ratio "$(median readers.busy)" "$(median readers.idle)")"
+    row '' 'no refresh' 'of another' 'of this view' 'by no refresh' 'by another'
+    row 'refreshed all the time' "$(short "$(median readers.idle)")" "$(short "$(median readers.other)")" \
+        "$(short "$(median readers.busy)")" "$(ratio "$(median readers.busy)" "$(median readers.idle)")" \
+        "$(ratio "$(median readers.busy)" "$(median readers.other)")"
 }
