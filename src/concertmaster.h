@@ -93,7 +93,7 @@ typedef struct CmScope
 typedef struct CmKeeper
 {
 	bool		(*wanted) (Oid parent); /* is there anything to keep? in a transaction */
-	void		(*prepare) (Oid parent);	/* what takes long, in none */
+	void		(*prepare) (Oid parent, Oid partition);	/* what takes long, in none */
 	List	   *(*keep) (Oid parent, Oid partition);	/* in that of the detach, before its locks */
 	void		(*confirm) (List *kept);	/* under them: nothing has come since? */
 } CmKeeper;

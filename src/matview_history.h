@@ -45,6 +45,8 @@ extern const CmMatviewCheck *cm_matview_history_check(const CmMatviewPlan *plan)
 extern int	cm_matview_history_key(const CmMatviewPlan *plan);
 extern bool cm_matview_history_range(const CmMatviewPlan *plan, const char *zone, Oid parent,
 									 Oid partition, CmHistoryRange *range);
+extern bool cm_matview_history_is_over(const CmMatviewPlan *plan, const char *zone,
+									   const CmHistoryRange *range);
 extern bool cm_matview_history_touched(const CmMatviewPlan *plan, const CmHistoryRange *range,
 									   const CmDirty *dirty);
 

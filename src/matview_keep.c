@@ -13,9 +13,10 @@
  * The partition room asks through the front door (CmKeeper):
  *
  *	 wanted	  does any view with a history read the table?
- *	 prepare  refresh these views, each in a transaction of its own, so that
- *			  what has accumulated is out of the way; refuse if one is not
- *			  incremental (any more), or its history is gone
+ *	 prepare  refuse if one is not incremental (any more), its history is gone,
+ *			  or the partition reaches into a bucket that is not over; refresh
+ *			  these views, each in a transaction of its own, so that what has
+ *			  accumulated is out of the way
  *	 keep	  in the transaction that is to detach, without any lock that
  *			  others queue behind: refresh once more, which has little to do,
  *			  and insert the rows of the partition's buckets
@@ -26,6 +27,8 @@
  * So the history has every row that was ever committed to the partition.  A
  * row that is there already stays what it is: its bucket reaches into a
  * partition that has retired before, and what is computed now lacks that one.
+ * That is why a bucket has to be over when the first of its partitions goes:
+ * months over partitions of a day make these wait for the end of the month.
  *
  * Locks: those of a refresh, EXCLUSIVE on each view in the order of their
  * oids; ROW EXCLUSIVE on the histories.  No wait in keep() is longer than the
@@ -114,9 +117,19 @@ unique_columns(const CmHistory *history, const Query *query)
 	return list.data;
 }
 
-/* Is the view refreshed from its log, and can its rows be told apart in the table? */
+/* The buckets of a partition, which the query must tell. */
 static void
-require_incremental(const CmHistory *history)
+find_range(CmHistory *history, const CmMatviewPlan *plan, const char *zone, Oid parent, Oid partition)
+{
+	if (!cm_matview_history_range(plan, zone, parent, partition, &history->range))
+		report(history, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+			   psprintf("its query does not tell which of its rows are of partition %s", cm_relation_quoted(partition)),
+			   "Group it by the column that the partition's table is partitioned by, or by a bucket of it.");
+}
+
+/* Is the view refreshed from its log, can its rows be told apart in the table, and are they final? */
+static void
+require_incremental(CmHistory *history, Oid parent, Oid partition)
 {
 	CmMatviewSettings settings;
 	CmMatviewPlan *plan;
@@ -135,11 +148,16 @@ require_incremental(const CmHistory *history)
 			   psprintf("table %s has no unique index", history->table_name),
 			   psprintf("CREATE UNIQUE INDEX ON %s (%s) NULLS NOT DISTINCT.",
 						cm_relation_quoted(history->table), unique_columns(history, plan->query)));
+	find_range(history, plan, settings.timezone, parent, partition);
+	if (!cm_matview_history_is_over(plan, settings.timezone, &history->range))
+		report(history, ERRCODE_LOCK_NOT_AVAILABLE,
+			   psprintf("partition %s reaches into a bucket of the view that is not over yet", cm_relation_quoted(partition)),
+			   "It retires when that is, and no sooner.");
 }
 
 /* The views with a history that read the table, fit to be kept; in the transaction that is open. */
 static List *
-find_histories(Oid parent)
+find_histories(Oid parent, Oid partition)
 {
 	List	   *histories = cm_matview_histories(parent);
 	ListCell   *lc;
@@ -149,7 +167,7 @@ find_histories(Oid parent)
 		CmHistory  *history = lfirst(lc);
 
 		require_table(history);
-		require_incremental(history);
+		require_incremental(history, parent, partition);
 		history->refresh.view = history->view;
 		history->refresh.owner = cm_relation_owner(history->view);
 	}
@@ -164,13 +182,13 @@ wanted(Oid parent)
 
 /* Bring the views up to date while nothing waits for it. */
 static void
-prepare(Oid parent)
+prepare(Oid parent, Oid partition)
 {
 	List	   *histories;
 	ListCell   *lc;
 
 	cm_transaction_begin(GetSessionUserId());
-	histories = find_histories(parent);
+	histories = find_histories(parent, partition);
 	cm_transaction_commit();
 	foreach(lc, histories)
 	{
@@ -213,11 +231,7 @@ keep_one(CmHistory *history, Oid parent, Oid partition)
 	if (history->refresh.plan == NULL)
 		report(history, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, history->refresh.result.reason,
 			   "See concertmaster.explain_refresh().");
-	if (!cm_matview_history_range(history->refresh.plan, history->refresh.settings.timezone,
-								  parent, partition, &history->range))
-		report(history, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-			   psprintf("its query does not tell which of its rows are of partition %s", cm_relation_quoted(partition)),
-			   "Group it by the column that the partition's table is partitioned by, or by a bucket of it.");
+	find_range(history, history->refresh.plan, history->refresh.settings.timezone, parent, partition);
 	CommandCounterIncrement();
 	insert_rows(history);
 }
@@ -234,7 +248,7 @@ keep(Oid parent, Oid partition)
 	ListCell   *lc;
 
 	cm_lock_waits_limit();
-	histories = find_histories(parent);
+	histories = find_histories(parent, partition);
 	foreach(lc, histories)
 		keep_one(lfirst(lc), parent, partition);
 	AtEOXact_GUC(false, nestlevel);

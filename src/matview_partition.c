@@ -25,12 +25,14 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "nodes/bitmapset.h"
 #include "nodes/parsenodes.h"
 #include "parser/parsetree.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/partcache.h"
 #include "utils/rel.h"
@@ -378,6 +380,30 @@ cm_matview_history_range(const CmMatviewPlan *plan, const char *zone, Oid parent
 		range->last = outermost(bucket, zone, hi, lo, true);
 	}
 	return range->key >= 0;
+}
+
+/* now(), as raw times of a type are written. */
+static Datum
+now_as(Oid type, const char *zone)
+{
+	Datum		now = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+
+	if (type == TIMESTAMPTZOID)
+		return now;
+	now = DirectFunctionCall2(timestamptz_zone, CStringGetTextDatum(zone), now);
+	return type == DATEOID ? DirectFunctionCall1(timestamp_date, now) : now;
+}
+
+/* Can no time that is still to come be in a bucket of the range? */
+bool
+cm_matview_history_is_over(const CmMatviewPlan *plan, const char *zone, const CmHistoryRange *range)
+{
+	const CmBucket *bucket = plan->keys[range->key].bucket;
+	CmRawRange	raw;
+
+	return !cm_bucket_preimage(bucket, zone, range->last, &raw) ||
+		cm_time_number(bucket->raw_type, raw.hi) <=
+		cm_time_number(bucket->raw_type, now_as(bucket->raw_type, zone));
 }
 
 /* Does what is dirty concern rows of the range? */

@@ -367,7 +367,7 @@ retire(const CmJob *job, const CmPartitionWork *work, const CmRetiree *retiree, 
 			if (before == STAGE_ATTACHED)
 				return false;
 			if (names->keeps)
-				cm_partition_keeper->prepare(work->parent);
+				cm_partition_keeper->prepare(work->parent, retiree->relid);
 			note(job, retiree);
 			ours = true;
 			(void) detach(work, retiree, names);

@@ -224,6 +224,40 @@ UPDATE names SET name = 'uno';
 SELECT mode FROM concertmaster.refresh('berlin');
 SELECT name, count(*) FROM berlin_with_history GROUP BY name ORDER BY name;
 
+-- a bucket that is not over
+CREATE TABLE slow (at timestamp NOT NULL, n integer) PARTITION BY RANGE (at);
+CREATE TABLE slow_m1 PARTITION OF slow FOR VALUES FROM ('2024-01-01') TO ('2024-02-01');
+INSERT INTO slow VALUES ('2024-01-05', 1);
+CREATE MATERIALIZED VIEW centuries AS SELECT date_trunc('century', at) AS century, count(*) AS c FROM slow GROUP BY 1;
+CREATE UNIQUE INDEX ON centuries (century);
+CALL keep('slow', 'centuries');
+CALL retire('slow', '2024-02-01');
+SELECT months('slow'), deferred, last_error FROM concertmaster.partition_sets WHERE table_name = 'slow';
+SELECT count(*) FROM centuries_history;
+-- years are, with a column that is partitioned below the view's table
+CREATE TABLE regions (region text, at date NOT NULL, n integer) PARTITION BY LIST (region);
+CREATE TABLE regions_north (n integer, region text, at date NOT NULL) PARTITION BY RANGE (at);
+CREATE TABLE north_m1 PARTITION OF regions_north FOR VALUES FROM ('2024-01-01') TO ('2024-02-01');
+ALTER TABLE regions ATTACH PARTITION regions_north FOR VALUES IN ('north');
+CREATE TABLE zones (at date NOT NULL, region text) PARTITION BY RANGE (at);
+CREATE TABLE zones_m1 PARTITION OF zones FOR VALUES FROM ('2024-01-01') TO ('2024-02-01');
+INSERT INTO regions VALUES ('north', '2024-01-05', 1);
+INSERT INTO zones VALUES ('2024-01-05', 'north');
+CREATE MATERIALIZED VIEW levels AS
+SELECT z.at AS zone_at, date_trunc('year', r.at::timestamp)::date AS year, r.region, count(*) AS c
+  FROM zones z JOIN regions r ON r.region = z.region GROUP BY 1, 2, 3;
+CREATE UNIQUE INDEX ON levels (zone_at, year, region);
+CALL keep('regions_north', 'levels');
+CALL retire('regions_north', '2024-02-01');
+SELECT months('regions_north'), deferred, last_error FROM concertmaster.partition_sets WHERE table_name = 'regions_north';
+TABLE levels_history;
+CALL keep('zones', 'levels');
+CALL retire('zones', '2024-02-01');
+SELECT months('zones'), deferred, last_error FROM concertmaster.partition_sets WHERE table_name = 'zones';
+SELECT mode FROM concertmaster.refresh('levels');
+TABLE levels;
+TABLE levels_with_history;
+
 -- 5. what cannot be kept does not retire, and is said
 CREATE ROLE regress_history;
 CREATE ROLE regress_reader;
