@@ -95,7 +95,7 @@ typedef struct CmKeeper
 	bool		(*wanted) (Oid parent); /* is there anything to keep? in a transaction */
 	void		(*prepare) (Oid parent, Oid partition);	/* what takes long, in none */
 	List	   *(*keep) (Oid parent, Oid partition);	/* in that of the detach, before its locks */
-	void		(*confirm) (List *kept);	/* under them: nothing has come since? */
+	void		(*confirm) (List *kept, const List *relids);	/* under them, on these: has nothing come since? */
 } CmKeeper;
 
 /* A lock that a step is going to ask for; see lock_watch.c. */

@@ -180,6 +180,23 @@ wanted(Oid parent)
 	return cm_matview_histories(parent) != NIL;
 }
 
+/*
+ * Refresh a view until its log is what it is refreshed from: one that was not
+ * filled yet makes its tables log only then.  False if that is put off.
+ */
+static bool
+refresh_incrementally(CmRefresh *refresh)
+{
+	for (int i = 0; i < 2; i++)
+	{
+		if (!cm_matview_refresh_apart(refresh))
+			return false;
+		if (refresh->plan != NULL)
+			return true;
+	}
+	return false;
+}
+
 /* Bring the views up to date while nothing waits for it. */
 static void
 prepare(Oid parent, Oid partition)
@@ -194,10 +211,12 @@ prepare(Oid parent, Oid partition)
 	{
 		CmHistory  *history = lfirst(lc);
 
-		if (cm_matview_refresh_apart(&history->refresh))
+		if (refresh_incrementally(&history->refresh))
 			continue;
 		cm_transaction_begin(GetSessionUserId());
-		report(history, ERRCODE_LOCK_NOT_AVAILABLE, "its refresh waits for a lock", "Wait for the next try.");
+		report(history, ERRCODE_LOCK_NOT_AVAILABLE,
+			   history->refresh.not_tracked != NULL ? history->refresh.not_tracked :
+			   "a refresh of the view waits for a lock", "Wait for the next try.");
 	}
 }
 
@@ -257,10 +276,12 @@ keep(Oid parent, Oid partition)
 
 /*
  * Is everything that was committed to the partition in what was kept?  An
- * error that means later if not.  Under locks that keep its writers out.
+ * error that means later if not.  Under locks that keep writers from it and
+ * all below it, which are relids.  No others are looked at, for while this
+ * lasts, everybody waits.
  */
 static void
-confirm(List *histories)
+confirm(List *histories, const List *relids)
 {
 	ListCell   *lc;
 
@@ -273,7 +294,8 @@ confirm(List *histories)
 		CmDirty		dirty = {0};
 
 		cm_matview_log_read(plan, &dirty);
-		if (cm_matview_history_touched(plan, &history->range, &dirty) || !cm_matview_stamp_holds(plan))
+		if (cm_matview_history_touched(plan, &history->range, &dirty) ||
+			!cm_matview_stamp_holds_for(plan, relids))
 			report(history, ERRCODE_LOCK_NOT_AVAILABLE, "rows were written to the partition just now",
 				   "Wait for the next try.");
 	}

@@ -46,6 +46,10 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
@@ -55,6 +59,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 
 #include "compat.h"
@@ -82,23 +87,46 @@ typedef struct Names
 	List	   *wishes;
 } Names;
 
-/* Is the parent's entry for the leaf one of a detach that is pending? */
+/* A partition's parent, and whether it is being detached; InvalidOid if it is none. */
+static Oid
+find_parent(Oid relid, bool *is_pending)
+{
+	Relation	inherits = table_open(InheritsRelationId, AccessShareLock);
+	Oid			parent = InvalidOid;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(inherits, InheritsRelidSeqnoIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple) && get_rel_relispartition(relid))
+	{
+		parent = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent;
+		*is_pending = ((Form_pg_inherits) GETSTRUCT(tuple))->inhdetachpending;
+	}
+	systable_endscan(scan);
+	table_close(inherits, AccessShareLock);
+	return parent;
+}
+
+/*
+ * Where a partition stands.  Asked under locks, so nothing is read of the
+ * parent's other partitions, which can be thousands.
+ */
 static Stage
 find_stage(const CmPartitionWork *work, const CmRetiree *retiree)
 {
 	Oid			schema = get_namespace_oid(retiree->schema_name, true);
-	ListCell   *lc;
+	bool		is_pending = false;
+	Oid			parent;
 
 	if (!OidIsValid(schema) || get_relname_relid(retiree->name, schema) != retiree->relid)
 		return STAGE_ELSEWHERE;
-	foreach(lc, cm_partition_existing(work->parent, &work->settings.axis))
-	{
-		CmPartition *partition = lfirst(lc);
-
-		if (partition->relid == retiree->relid)
-			return partition->is_pending ? STAGE_PENDING : STAGE_ATTACHED;
-	}
-	return get_rel_relispartition(retiree->relid) ? STAGE_ELSEWHERE : STAGE_DETACHED;
+	parent = find_parent(retiree->relid, &is_pending);
+	if (parent != work->parent)
+		return OidIsValid(parent) ? STAGE_ELSEWHERE : STAGE_DETACHED;
+	return is_pending ? STAGE_PENDING : STAGE_ATTACHED;
 }
 
 /* Does the set still say that what ends there is to go? */
@@ -305,8 +333,9 @@ detach_step(void *arg)
 	if (kept != NIL)
 	{
 		/* Who writes to a partition below it, by name, has no lock on it. */
-		(void) find_all_inheritors(retiring->retiree->relid, AccessExclusiveLock, NULL);
-		cm_partition_keeper->confirm(kept);
+		List	   *relids = find_all_inheritors(retiring->retiree->relid, AccessExclusiveLock, NULL);
+
+		cm_partition_keeper->confirm(kept, relids);
 	}
 	cm_partition_enter(&scope, retiring->work->owner);
 	cm_partition_execute(psprintf("ALTER TABLE %s DETACH PARTITION %s", cm_relation_quoted(parent),
