@@ -225,6 +225,23 @@ UPDATE names SET name = 'uno';
 SELECT mode FROM concertmaster.refresh('berlin');
 SELECT name, count(*) FROM berlin_with_history GROUP BY name ORDER BY name;
 
+-- an hour that comes twice, in the midst of which the partition ends
+CREATE TABLE twice (at timestamptz NOT NULL) PARTITION BY RANGE (at);
+CREATE TABLE twice_m1 PARTITION OF twice FOR VALUES FROM ('2023-10-01') TO ('2023-10-29 01:10+00');
+CREATE TABLE twice_m2 PARTITION OF twice FOR VALUES FROM ('2023-10-29 01:10+00') TO ('2023-11-01');
+INSERT INTO twice SELECT d FROM generate_series(timestamptz '2023-10-28 23:00', '2023-10-29 03:00', '5 minutes') d;
+CREATE MATERIALIZED VIEW minutes AS
+SELECT date_trunc('minute', at AT TIME ZONE 'Europe/Berlin') AS minute, count(*) AS c FROM twice GROUP BY 1;
+CREATE UNIQUE INDEX ON minutes (minute);
+CALL keep('twice', 'minutes');
+CREATE TABLE whole_minutes AS TABLE minutes;
+CALL retire('twice', '2023-10-29 01:10+00');
+SELECT months('twice'), deferred, last_error FROM concertmaster.partition_sets WHERE table_name = 'twice';
+SELECT mode FROM concertmaster.refresh('minutes');
+SELECT min(minute), max(minute), count(*), sum(c) FROM minutes_history;
+TABLE whole_minutes EXCEPT ALL TABLE minutes_with_history;
+TABLE minutes_with_history EXCEPT ALL TABLE whole_minutes;
+
 -- a bucket that is not over
 CREATE TABLE slow (at timestamp NOT NULL, n integer) PARTITION BY RANGE (at);
 CREATE TABLE slow_m1 PARTITION OF slow FOR VALUES FROM ('2024-01-01') TO ('2024-02-01');
