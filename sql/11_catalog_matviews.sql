@@ -13,7 +13,10 @@ CREATE TABLE concertmaster.matview (
     incremental     boolean NOT NULL DEFAULT true,
     allow_inexact   boolean NOT NULL DEFAULT false,
     timezone        text NOT NULL DEFAULT 'UTC',
-    PRIMARY KEY (schema_name, view_name)
+    history_schema  name,
+    history_name    name,
+    PRIMARY KEY (schema_name, view_name),
+    CHECK ((history_schema IS NULL) = (history_name IS NULL))
 );
 COMMENT ON TABLE concertmaster.matview IS 'materialized views that are refreshed by jobs';
 COMMENT ON COLUMN concertmaster.matview.schema_name IS 'schema of the view';
@@ -23,6 +26,8 @@ COMMENT ON COLUMN concertmaster.matview.allow_blocking IS 'true: may be refreshe
 COMMENT ON COLUMN concertmaster.matview.incremental IS 'true: changes are logged and only changed groups computed, where its query allows it';
 COMMENT ON COLUMN concertmaster.matview.allow_inexact IS 'true: so too where aggregates depend on the order of rows, such as sums of floating-point numbers';
 COMMENT ON COLUMN concertmaster.matview.timezone IS 'time zone in which it is refreshed';
+COMMENT ON COLUMN concertmaster.matview.history_schema IS 'schema of the table that keeps its rows before partitions retire; NULL: none does';
+COMMENT ON COLUMN concertmaster.matview.history_name IS 'name of that table';
 
 -- Not dumped: what the last refresh did.
 CREATE TABLE concertmaster.matview_state (

@@ -105,7 +105,8 @@ SELECT v.schema_name, v.relation_name, m.relid
   FROM (SELECT schema_name, relation_name FROM concertmaster.job WHERE relation_name IS NOT NULL
         UNION SELECT schema_name, table_name FROM concertmaster.index_plan
         UNION SELECT schema_name, table_name FROM concertmaster.partition_set
-        UNION SELECT schema_name, view_name FROM concertmaster.matview) v
+        UNION SELECT schema_name, view_name FROM concertmaster.matview
+        UNION SELECT history_schema, history_name FROM concertmaster.matview WHERE history_name IS NOT NULL) v
   LEFT JOIN concertmaster.relation_map m USING (schema_name, relation_name);
 COMMENT ON VIEW concertmaster.managed_names IS 'relations named in the dumped catalog tables, with their oids in this database';
 

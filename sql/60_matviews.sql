@@ -11,19 +11,20 @@ CREATE FUNCTION concertmaster.manage_matview(
     allow_blocking boolean DEFAULT false,
     incremental boolean DEFAULT true,
     allow_inexact boolean DEFAULT false,
-    timezone text DEFAULT NULL)
+    timezone text DEFAULT NULL,
+    history boolean DEFAULT NULL)
 RETURNS text
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cm_manage_matview';
-COMMENT ON FUNCTION concertmaster.manage_matview(regclass, interval, boolean, boolean, boolean, text) IS
-'view: a materialized view; every: period of its refresh, at least a second, NULL if something else (pg_cron) refreshes it on schedule; allow_blocking: refresh it even without a unique index, its readers waiting; incremental: where its query allows it, have its tables log their changes and compute only the groups that changed; allow_inexact: so too where results depend on the order of rows, such as sums of floating-point numbers; timezone: the time zone that it is refreshed in, NULL keeps what it was, at first that of the session.  Makes the job that refreshes it, at once if it is not populated or its tables are to log; called again, it changes the settings.  Returns how it would be refreshed now: incremental, concurrently, blocking or first fill.  Errors: 42809 not a materialized view, 42501 not the owner, 22023 every or timezone, 55000 no usable unique index, not incremental and blocking not allowed, 22004 a null view, 25006 on a standby.  For the view''s owner';
+COMMENT ON FUNCTION concertmaster.manage_matview(regclass, interval, boolean, boolean, boolean, text, boolean) IS
+'view: a materialized view; every: period of its refresh, at least a second, NULL if something else (pg_cron) refreshes it on schedule; allow_blocking: refresh it even without a unique index, its readers waiting; incremental: where its query allows it, have its tables log their changes and compute only the groups that changed; allow_inexact: so too where results depend on the order of rows, such as sums of floating-point numbers; timezone: the time zone that it is refreshed in, NULL keeps what it was, at first that of the session; history: keep the rows of partitions that retire, in a table <view>_history and, together with the view''s, in a view <view>_with_history, both made in its schema and for its owner; for an incremental view that is grouped by the time, or a bucket of it, by which its tables are partitioned; NULL keeps what it was, at first false, and what was kept stays in any case.  Makes the job that refreshes it, at once if it is not populated or its tables are to log; called again, it changes the settings.  Returns how it would be refreshed now: incremental, concurrently, blocking or first fill.  Errors: 42809 not a materialized view, 42501 not the owner, 22023 every or timezone, 55000 no usable unique index, not incremental and blocking not allowed, or a history not possible, 42P07 the name of a history is taken, 22004 a null view, 25006 on a standby.  For the view''s owner';
 
 CREATE FUNCTION concertmaster.unmanage_matview(view regclass)
 RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cm_unmanage_matview';
 COMMENT ON FUNCTION concertmaster.unmanage_matview(regclass) IS
-'view: a managed materialized view.  Removes its settings and its job, and its tables stop logging for it; the view stays as it is.  Errors: 42704 not managed, 42809 not a materialized view, 42501 not the owner, 25006 on a standby.  For the view''s owner';
+'view: a managed materialized view.  Removes its settings and its job, and its tables stop logging for it; the view, and its history, stay as they are.  Errors: 42704 not managed, 42809 not a materialized view, 42501 not the owner, 25006 on a standby.  For the view''s owner';
 
 CREATE FUNCTION concertmaster.unmanage_matview(view text)
 RETURNS void
@@ -88,6 +89,7 @@ SELECT v.schema_name,
        t.failures_in_row AS failures,
        t.last_sqlstate AS sqlstate,
        t.last_error,
+       CASE WHEN v.history_name IS NOT NULL THEN format('%I.%I', v.history_schema, v.history_name) END AS history,
        pg_get_userbyid(coalesce(c.relowner, r.oid)) AS owner
   FROM concertmaster.matview v
   LEFT JOIN concertmaster.matview_state s USING (schema_name, view_name)
@@ -133,5 +135,6 @@ COMMENT ON COLUMN concertmaster.matviews.size IS 'bytes with indexes and TOAST; 
 COMMENT ON COLUMN concertmaster.matviews.failures IS 'failed refreshes since the last success';
 COMMENT ON COLUMN concertmaster.matviews.sqlstate IS 'SQLSTATE of the last failure, NULL after a success';
 COMMENT ON COLUMN concertmaster.matviews.last_error IS 'text of the last failure, NULL after a success';
+COMMENT ON COLUMN concertmaster.matviews.history IS 'table that keeps its rows before partitions retire; NULL: none does';
 COMMENT ON COLUMN concertmaster.matviews.owner IS 'owner of the view';
 GRANT SELECT ON concertmaster.matviews TO PUBLIC;

@@ -28,6 +28,7 @@ void
 _PG_init(void)
 {
 	cm_settings_define();
+	cm_partition_keeper = &cm_matview_keeper;
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 

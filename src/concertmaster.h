@@ -10,7 +10,8 @@
  *	   -> { job_queue, job_call, attempt, lock_watch, saved_plan, relation, statement,
  *		    shared_state, settings, compat }
  *
- * The rooms in the third line never call each other.  What only one room
+ * The rooms in the third line never call each other; where one has to ask
+ * another, the front door puts a pointer in (CmKeeper).  What only one room
  * needs stays in that room (static, or in <room>.h).
  *
  * Two words used throughout: a job is a row that says what is to be done and
@@ -84,6 +85,18 @@ typedef struct CmScope
 	int			save_nestlevel;
 	bool		spi;			/* this scope connected to SPI */
 } CmScope;
+
+/*
+ * Who keeps something of a partition before it retires.  The partition room
+ * asks without knowing whom; the front door has put the answer there.
+ */
+typedef struct CmKeeper
+{
+	bool		(*wanted) (Oid parent); /* is there anything to keep? in a transaction */
+	void		(*prepare) (Oid parent, Oid partition);	/* what takes long, in none */
+	List	   *(*keep) (Oid parent, Oid partition);	/* in that of the detach, before its locks */
+	void		(*confirm) (List *kept, const List *relids);	/* under them, on these: has nothing come since? */
+} CmKeeper;
 
 /* A lock that a step is going to ask for; see lock_watch.c. */
 typedef struct CmLockWish
@@ -192,6 +205,10 @@ extern void cm_index_run(const CmJob *job, CmJobOutcome *outcome);
 extern void cm_partition_run(const CmJob *job, CmJobOutcome *outcome);
 extern void cm_matview_run(const CmJob *job, CmJobOutcome *outcome);
 extern void cm_install_run(const CmJob *job, CmJobOutcome *outcome);
+
+/* in partition_retire.c, and what it is set to, in matview_keep.c */
+extern const CmKeeper *cm_partition_keeper;
+extern const CmKeeper cm_matview_keeper;
 
 /* in matview_prune.c, matview_log_store.c: keep what is logged for views bounded */
 extern void cm_matview_prune(void);

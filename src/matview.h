@@ -187,6 +187,7 @@ extern void cm_matview_sources_lock(const CmMatviewPlan *plan);
 /* in matview_stamp.c: see what no trigger sees */
 extern void cm_matview_stamp_compare(CmMatviewPlan *plan, const char *zone, CmDirty *dirty);
 extern bool cm_matview_stamp_holds(CmMatviewPlan *plan);
+extern bool cm_matview_stamp_holds_for(const CmMatviewPlan *plan, const List *relids);
 extern void cm_matview_stamp_write(const CmMatviewPlan *plan);
 
 /* in matview_by_hand.c: the view that we have core refresh, for as long as that goes on */

@@ -44,6 +44,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "matview_history.h"
 #include "matview_query.h"
 
 PG_FUNCTION_INFO_V1(cm_manage_matview);
@@ -335,13 +336,15 @@ is_due_at_once(Oid relid, const CmMatviewChoice *choice, const CmMatviewPlan *pl
 
 /*
  * manage_matview(view regclass, every interval, allow_blocking boolean,
- *				  incremental boolean, allow_inexact boolean, timezone text)
+ *				  incremental boolean, allow_inexact boolean, timezone text,
+ *				  history boolean)
  */
 Datum
 cm_manage_matview(PG_FUNCTION_ARGS)
 {
 	Oid			relid;
 	Interval   *every = PG_ARGISNULL(1) ? NULL : PG_GETARG_INTERVAL_P(1);
+	bool		history = !PG_ARGISNULL(6) && PG_GETARG_BOOL(6);
 	CmMatviewSettings settings;
 	CmMatviewPlan *plan;
 	CmMatviewChoice choice;
@@ -367,6 +370,7 @@ cm_manage_matview(PG_FUNCTION_ARGS)
 	choice = cm_matview_choose(relid, &settings, plan);
 
 	write_matview(relid, every, &settings);
+	cm_matview_history_set(relid, plan, PG_ARGISNULL(6) ? NULL : &history);
 	if (plan == NULL || !plan->incremental)
 		cm_matview_untrack(relid);
 	if (every == NULL)
@@ -411,6 +415,7 @@ unmanage(Oid relid)
 {
 	cm_matview_require(relid);
 	cm_relations_reconcile();
+	cm_matview_history_leave(relid);
 	if (!delete_matview(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)))
 		report_unmanaged(get_rel_name(relid));
 	cm_matview_untrack(relid);

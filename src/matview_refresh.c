@@ -41,7 +41,7 @@
 #include "utils/lsyscache.h"
 
 #include "compat.h"
-#include "matview_merge.h"
+#include "matview_history.h"
 #include "matview_query.h"
 
 PG_FUNCTION_INFO_V1(cm_refresh);
@@ -314,6 +314,24 @@ adjust_tracking(CmRefresh *refresh)
 	return false;
 }
 
+/*
+ * Make the view's tables log, if they do not, and refresh it, in transactions
+ * of their own.  False if it was put off.  The caller is in none.
+ */
+bool
+cm_matview_refresh_apart(CmRefresh *refresh)
+{
+	(void) adjust_tracking(refresh);
+	return cm_attempt_commit(refresh_step, refresh, refresh->owner, NIL);
+}
+
+/* Refresh a view in the transaction that is open, with what locks it can get. */
+void
+cm_matview_refresh_here(CmRefresh *refresh)
+{
+	refresh_step(refresh);
+}
+
 /* Worker's entry: one refresh of one view. */
 void
 cm_matview_run(const CmJob *job, CmJobOutcome *outcome)
@@ -322,8 +340,7 @@ cm_matview_run(const CmJob *job, CmJobOutcome *outcome)
 
 	find_view(job, &refresh);
 	cm_progress_report(0, 0, "refreshing %s.%s", job->schema_name, job->relation_name);
-	(void) adjust_tracking(&refresh);
-	if (!cm_attempt_commit(refresh_step, &refresh, refresh.owner, NIL))
+	if (!cm_matview_refresh_apart(&refresh))
 	{
 		outcome->deferred = true;
 		outcome->blocked_by = Max(cm_lock_holder(cm_lock_wish(NIL, refresh.view, AccessExclusiveLock)), 0);

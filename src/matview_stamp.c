@@ -569,6 +569,37 @@ cm_matview_stamp_holds(CmMatviewPlan *plan)
 	return list_length(now) == list_length(plan->seen->leaves);
 }
 
+/*
+ * The same for some relations, of which those that are no leaves do not
+ * matter: each leaf among them was there, and is as it was found.
+ */
+bool
+cm_matview_stamp_holds_for(const CmMatviewPlan *plan, const List *relids)
+{
+	ListCell   *lc;
+
+	foreach(lc, relids)
+	{
+		Oid			relid = lfirst_oid(lc);
+		bool		found = get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE;
+		ListCell   *cell;
+
+		foreach(cell, plan->seen->leaves)
+		{
+			const Leaf *seen = lfirst(cell);
+
+			if (seen->relid != relid)
+				continue;
+			if (!same_leaf(seen, picture_leaf(relid, seen->root)))
+				return false;
+			found = true;
+		}
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
 /* Write a leaf, unless it stands there already. */
 static void
 write_leaf(Oid view, const Leaf *leaf)

@@ -20,6 +20,13 @@
  * With a default partition core refuses CONCURRENTLY; then a plain DETACH
  * locks the parent, and is tried when nobody who is there to stay does.
  *
+ * So it is where something is to be kept of the partition (CmKeeper: rows of
+ * views with a history).  It is kept in the transaction that detaches, and
+ * must be all that there is, so writers have to be out between the last look
+ * and the detaching.  CONCURRENTLY lets them go on: those whose snapshot is
+ * older write to a partition that nobody can compute a view from any more.
+ * What cannot be kept is an error before anything is noted.
+ *
  * A pending detach that is not ours is finished too, as no other can begin
  * before, unless a session is at work on a DETACH just now.
  *
@@ -39,18 +46,26 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 
 #include "compat.h"
 #include "partition.h"
+
+const CmKeeper *cm_partition_keeper = NULL;
 
 /* Where a partition stands on its way out. */
 typedef enum Stage
@@ -66,28 +81,52 @@ typedef struct Names
 {
 	char	   *parent;
 	char	   *leaf;
+	bool		keeps;				/* something is kept of it */
 	bool		concurrently;
 	CmPartitionStep step;		/* by the locks that it takes in the end */
 	List	   *wishes;
 } Names;
 
-/* Is the parent's entry for the leaf one of a detach that is pending? */
+/* A partition's parent, and whether it is being detached; InvalidOid if it is none. */
+static Oid
+find_parent(Oid relid, bool *is_pending)
+{
+	Relation	inherits = table_open(InheritsRelationId, AccessShareLock);
+	Oid			parent = InvalidOid;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(inherits, InheritsRelidSeqnoIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple) && get_rel_relispartition(relid))
+	{
+		parent = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent;
+		*is_pending = ((Form_pg_inherits) GETSTRUCT(tuple))->inhdetachpending;
+	}
+	systable_endscan(scan);
+	table_close(inherits, AccessShareLock);
+	return parent;
+}
+
+/*
+ * Where a partition stands.  Asked under locks, so nothing is read of the
+ * parent's other partitions, which can be thousands.
+ */
 static Stage
 find_stage(const CmPartitionWork *work, const CmRetiree *retiree)
 {
 	Oid			schema = get_namespace_oid(retiree->schema_name, true);
-	ListCell   *lc;
+	bool		is_pending = false;
+	Oid			parent;
 
 	if (!OidIsValid(schema) || get_relname_relid(retiree->name, schema) != retiree->relid)
 		return STAGE_ELSEWHERE;
-	foreach(lc, cm_partition_existing(work->parent, &work->settings.axis))
-	{
-		CmPartition *partition = lfirst(lc);
-
-		if (partition->relid == retiree->relid)
-			return partition->is_pending ? STAGE_PENDING : STAGE_ATTACHED;
-	}
-	return get_rel_relispartition(retiree->relid) ? STAGE_ELSEWHERE : STAGE_DETACHED;
+	parent = find_parent(retiree->relid, &is_pending);
+	if (parent != work->parent)
+		return OidIsValid(parent) ? STAGE_ELSEWHERE : STAGE_DETACHED;
+	return is_pending ? STAGE_PENDING : STAGE_ATTACHED;
 }
 
 /* Does the set still say that what ends there is to go? */
@@ -116,7 +155,8 @@ look(const CmPartitionWork *work, const CmRetiree *retiree, Names *names)
 	{
 		names->parent = cm_relation_quoted(work->parent);
 		names->leaf = cm_relation_quoted(retiree->relid);
-		names->concurrently = !OidIsValid(get_default_partition_oid(work->parent));
+		names->keeps = cm_partition_keeper != NULL && cm_partition_keeper->wanted(work->parent);
+		names->concurrently = !names->keeps && !OidIsValid(get_default_partition_oid(work->parent));
 		names->step = stage == STAGE_DETACHED ? CM_STEP_REMOVE :
 			stage == STAGE_PENDING || names->concurrently ? CM_STEP_FINALIZE : CM_STEP_DETACH;
 		names->wishes = stage == STAGE_ATTACHED && names->concurrently ? NIL :
@@ -178,6 +218,7 @@ typedef struct Retiring
 {
 	const CmPartitionWork *work;
 	const CmRetiree *retiree;
+	const Names *names;
 } Retiring;
 
 /*
@@ -248,17 +289,54 @@ remove_step(void *arg)
 	cm_scope_leave(&scope);
 }
 
+/*
+ * Have the rows that others made of the partition's kept, in the transaction
+ * that detaches it.  That takes its time, and nobody waits for it, so it is
+ * done without the deadline, which begins anew for the locks.
+ */
+static List *
+keep(const Retiring *retiring)
+{
+	List	   *kept;
+
+	(void) cm_deadline_disarm();
+	kept = cm_partition_keeper->keep(retiring->work->parent, retiring->retiree->relid);
+	if (cm_lock_stayer(retiring->names->wishes) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("partition \"%s\" is in use", retiring->retiree->name)));
+	cm_deadline_arm(cm_ddl_deadline);
+	return kept;
+}
+
 /* The plain DETACH. */
 static void
 detach_step(void *arg)
 {
 	const Retiring *retiring = arg;
 	Oid			parent = retiring->work->parent;
+	List	   *kept = NIL;
 	CmScope		scope;
 
+	if (retiring->names->keeps && is_still(retiring, STAGE_ATTACHED))
+		kept = keep(retiring);
 	LockRelationOid(parent, AccessExclusiveLock);
 	if (!is_still(retiring, STAGE_ATTACHED))
+	{
+		/* What was kept is undone; the next try finds that it is so. */
+		if (kept != NIL)
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("partition \"%s\" was changed meanwhile", retiring->retiree->name)));
 		return;
+	}
+	if (kept != NIL)
+	{
+		/* Who writes to a partition below it, by name, has no lock on it. */
+		List	   *relids = find_all_inheritors(retiring->retiree->relid, AccessExclusiveLock, NULL);
+
+		cm_partition_keeper->confirm(kept, relids);
+	}
 	cm_partition_enter(&scope, retiring->work->owner);
 	cm_partition_execute(psprintf("ALTER TABLE %s DETACH PARTITION %s", cm_relation_quoted(parent),
 								  cm_relation_quoted(retiring->retiree->relid)));
@@ -283,7 +361,7 @@ remove_table(const CmPartitionWork *work, const CmRetiree *retiree, const Names 
 static bool
 detach(const CmPartitionWork *work, const CmRetiree *retiree, const Names *names)
 {
-	Retiring	retiring = {.work = work,.retiree = retiree};
+	Retiring	retiring = {.work = work,.retiree = retiree,.names = names};
 
 	if (names->concurrently)
 		return cm_statement_run(psprintf("ALTER TABLE %s DETACH PARTITION %s CONCURRENTLY",
@@ -317,6 +395,8 @@ retire(const CmJob *job, const CmPartitionWork *work, const CmRetiree *retiree, 
 		{
 			if (before == STAGE_ATTACHED)
 				return false;
+			if (names->keeps)
+				cm_partition_keeper->prepare(work->parent, retiree->relid);
 			note(job, retiree);
 			ours = true;
 			(void) detach(work, retiree, names);

@@ -57,25 +57,27 @@ typedef struct Renames
 typedef struct NamedIn
 {
 	const char *table;
+	const char *schema_column;
 	const char *name_column;
 	const char *between;		/* further columns to set in the first pass */
 	const char *after;			/* and in the second */
-	const char *same_key;		/* does a row g stand where row t shall go? */
+	const char *same_key;		/* does a row g stand where row t shall go? NULL: let it */
 } NamedIn;
 
 static const NamedIn named_in[] =
 {
-	{"job", "relation_name",
+	{"job", "schema_name", "relation_name",
 		", name = 'renamed ' || t.job_id",
 		", name = t.kind || ' ' || format('%I.%I', r.new_schema, r.new_name)",
 	"g.name = t.kind || ' ' || format('%I.%I', r.new_schema, r.new_name)"},
-	{"partition_set", "table_name", "", "",
+	{"partition_set", "schema_name", "table_name", "", "",
 	"g.schema_name = r.new_schema AND g.table_name = r.new_name"},
-	{"matview", "view_name", "", "",
+	{"matview", "schema_name", "view_name", "", "",
 	"g.schema_name = r.new_schema AND g.view_name = r.new_name"},
+	{"matview", "history_schema", "history_name", "", "", NULL},
 
 	/* Its key is the index: the other row can also mean a table that is there. */
-	{"index_plan", "table_name", "", "",
+	{"index_plan", "schema_name", "table_name", "", "",
 		"g.schema_name = r.new_schema AND g.index_name = t.index_name"
 		" AND NOT EXISTS (SELECT FROM pg_class k JOIN pg_namespace s ON s.oid = k.relnamespace"
 	"   WHERE s.nspname = g.schema_name AND k.relname = g.table_name AND k.oid <> ALL ($1))"},
@@ -141,17 +143,19 @@ static void
 leave_old_names(Renames *renames, const NamedIn *in)
 {
 	execute(renames,
-			psprintf("UPDATE concertmaster.%s t SET schema_name = " BETWEEN " || r.relid%s"
+			psprintf("UPDATE concertmaster.%s t SET %s = " BETWEEN " || r.relid%s"
 					 "  FROM " RENAMES
-					 " WHERE t.schema_name = r.old_schema AND t.%s = r.old_name"
+					 " WHERE t.%s = r.old_schema AND t.%s = r.old_name"
 					 "   AND r.new_name IS NOT NULL",
-					 in->table, in->between, in->name_column));
+					 in->table, in->schema_column, in->between, in->schema_column, in->name_column));
 }
 
 /* Delete what relations that are gone have left at the new names. */
 static void
 clear_new_names(Renames *renames, const NamedIn *in)
 {
+	if (in->same_key == NULL)
+		return;
 	execute(renames,
 			psprintf("DELETE FROM concertmaster.%s g USING concertmaster.%s t"
 					 "  JOIN " RENAMES " ON t.schema_name = " BETWEEN " || r.relid"
@@ -196,10 +200,10 @@ static void
 take_new_names(Renames *renames, const NamedIn *in)
 {
 	execute(renames,
-			psprintf("UPDATE concertmaster.%s t SET schema_name = r.new_schema, %s = r.new_name%s"
+			psprintf("UPDATE concertmaster.%s t SET %s = r.new_schema, %s = r.new_name%s"
 					 "  FROM " RENAMES
-					 " WHERE t.schema_name = " BETWEEN " || r.relid",
-					 in->table, in->name_column, in->after));
+					 " WHERE t.%s = " BETWEEN " || r.relid",
+					 in->table, in->schema_column, in->name_column, in->after, in->schema_column));
 }
 
 /* Give every dumped table, and the map, the present names of the relations they mean. */
