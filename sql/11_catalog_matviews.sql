@@ -40,6 +40,8 @@ CREATE TABLE concertmaster.matview_state (
     last_groups     bigint,
     last_inserted   bigint,
     last_deleted    bigint,
+    not_logging_code text,
+    not_logging     text,
     PRIMARY KEY (schema_name, view_name),
     FOREIGN KEY (schema_name, view_name) REFERENCES concertmaster.matview ON UPDATE CASCADE ON DELETE CASCADE
 );
@@ -53,6 +55,8 @@ COMMENT ON COLUMN concertmaster.matview_state.last_duration IS 'time that it too
 COMMENT ON COLUMN concertmaster.matview_state.last_groups IS 'groups that were computed anew; NULL: all';
 COMMENT ON COLUMN concertmaster.matview_state.last_inserted IS 'rows written to the view; NULL: not known';
 COMMENT ON COLUMN concertmaster.matview_state.last_deleted IS 'rows removed from the view; NULL: not known';
+COMMENT ON COLUMN concertmaster.matview_state.not_logging_code IS 'why its tables could not be made to log when its job tried last: lock_not_available, deadline_too_short or trigger_failed; NULL: nothing was in the way';
+COMMENT ON COLUMN concertmaster.matview_state.not_logging IS 'the same in words';
 
 -- Not dumped: views whose tables log their changes, and what the view stands for.
 CREATE TABLE concertmaster.matview_track (
@@ -94,7 +98,7 @@ COMMENT ON COLUMN concertmaster.matview_leaf.view IS 'oid of the view';
 COMMENT ON COLUMN concertmaster.matview_leaf.relid IS 'oid of the table or partition';
 COMMENT ON COLUMN concertmaster.matview_leaf.root IS 'oid of the table in matview_source that it belongs to';
 COMMENT ON COLUMN concertmaster.matview_leaf.relfilenode IS 'its file; another one: it was truncated or rewritten';
-COMMENT ON COLUMN concertmaster.matview_leaf.trigger_stamp IS 'version of its trigger''s row; another one: it may have been disabled for a while';
+COMMENT ON COLUMN concertmaster.matview_leaf.trigger_stamp IS 'version of its trigger''s row and of its being a partition; another one: it may have been disabled or detached for a while';
 COMMENT ON COLUMN concertmaster.matview_leaf.bounds IS 'bounds of the partition in the first key column of the root, for when it is gone; as stored, NULL: none that are known';
 
 /*

@@ -67,6 +67,7 @@ SELECT v.schema_name,
        v.view_name,
        p.mode,
        CASE WHEN p.mode <> 'incremental' THEN p.reason
+            WHEN s.not_logging IS NOT NULL THEN s.not_logging
             WHEN k.view IS NULL THEN 'its tables do not log their changes yet'
             WHEN k.stale IS NOT NULL THEN 'all of it next: ' || k.stale
             ELSE p.reason END AS reason,

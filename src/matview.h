@@ -60,7 +60,20 @@ typedef struct CmMatviewSettings
 	bool		incremental;
 	bool		allow_inexact;
 	char	   *timezone;
+	char	   *not_logging_code;	/* why its tables could not be made to log; NULL if they could */
+	char	   *not_logging;
 } CmMatviewSettings;
+
+/* Why tables could not be made to log: one of these, and in words. */
+#define CM_NOT_LOGGING_LOCK		"lock_not_available"
+#define CM_NOT_LOGGING_DEADLINE	"deadline_too_short"
+#define CM_NOT_LOGGING_ERROR	"trigger_failed"
+
+typedef struct CmNotLogging
+{
+	const char *code;
+	const char *reason;
+} CmNotLogging;
 
 /* How many columns a key can have: bits of matview_log.mask. */
 #define CM_KEY_MAX			16
@@ -180,7 +193,9 @@ extern void cm_matview_log_clear(Oid view);
 
 /* in matview_track.c: make tables log */
 extern bool cm_matview_is_tracked(Oid view);
-extern bool cm_matview_track(CmMatviewPlan *plan, Oid owner, int *blocked_by);
+extern bool cm_matview_track(CmMatviewPlan *plan, Oid owner, CmNotLogging *why);
+extern void cm_matview_track_new(const CmMatviewPlan *plan, Oid owner);
+extern void cm_matview_note_not_logging(Oid view, const CmNotLogging *why);
 extern void cm_matview_untrack(Oid view);
 extern void cm_matview_sources_lock(const CmMatviewPlan *plan);
 
@@ -189,6 +204,7 @@ extern void cm_matview_stamp_compare(CmMatviewPlan *plan, const char *zone, CmDi
 extern bool cm_matview_stamp_holds(CmMatviewPlan *plan);
 extern bool cm_matview_stamp_holds_for(const CmMatviewPlan *plan, const List *relids);
 extern void cm_matview_stamp_write(const CmMatviewPlan *plan);
+extern char *cm_matview_stamp_obstacle(const CmMatviewPlan *plan);
 
 /* in matview_by_hand.c: the view that we have core refresh, for as long as that goes on */
 extern Oid	cm_matview_refreshing;

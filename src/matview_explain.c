@@ -3,7 +3,8 @@
  * matview_explain.c
  *	  explain_refresh(): why a view is refreshed as it is, for its owner.
  *
- * One row per check of matview_check.c, and then one per table: which groups
+ * One row per check of matview_check.c, one more if the job could not make the
+ * tables log though all checks are ok, and then one per table: which groups
  * a change to one of its rows makes a refresh compute anew.
  *
  * Locks: none but on system catalogs, and on our own catalog for the owner's
@@ -85,6 +86,29 @@ put_table(ReturnSetInfo *rsinfo, const CmMatviewPlan *plan, const CmTracked *tra
 	put_check(rsinfo, &check);
 }
 
+/* What the owner can do where tables could not be made to log. */
+static const char *
+logging_hint(const char *code)
+{
+	if (strcmp(code, CM_NOT_LOGGING_DEADLINE) == 0)
+		return "Each run of the view's job tries again. Give it more time, at a moment when writers can wait that long: ALTER DATABASE ... SET concertmaster.ddl_deadline = '500ms'.";
+	if (strcmp(code, CM_NOT_LOGGING_LOCK) == 0)
+		return "Each run of the view's job tries again. Transactions that stay open for long are in its way.";
+	return "Each run of the view's job tries again. Remove what CREATE TRIGGER met.";
+}
+
+/* What kept the job from making the tables log when it tried last. */
+static void
+put_not_logging(ReturnSetInfo *rsinfo, const CmMatviewSettings *settings)
+{
+	CmMatviewCheck check = {.name = "logging",.ok = false};
+
+	check.reason_code = settings->not_logging_code;
+	check.detail = settings->not_logging;
+	check.hint = logging_hint(settings->not_logging_code);
+	put_check(rsinfo, &check);
+}
+
 /* explain_refresh(view regclass) */
 Datum
 cm_explain_refresh(PG_FUNCTION_ARGS)
@@ -103,6 +127,8 @@ cm_explain_refresh(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	foreach(lc, plan->checks)
 		put_check(rsinfo, lfirst(lc));
+	if (plan->incremental && settings.not_logging != NULL)
+		put_not_logging(rsinfo, &settings);
 	foreach(lc, plan->tracked)
 		put_table(rsinfo, plan, lfirst(lc));
 	PG_RETURN_NULL();

@@ -58,6 +58,7 @@
 #include "utils/snapmgr.h"
 
 #include "matview_history.h"
+#include "matview_track.h"
 
 /*
  * Say why the history cannot be kept, so that the partition stays.  All of it
@@ -215,7 +216,7 @@ prepare(Oid parent, Oid partition)
 			continue;
 		cm_transaction_begin(GetSessionUserId());
 		report(history, ERRCODE_LOCK_NOT_AVAILABLE,
-			   history->refresh.not_tracked != NULL ? history->refresh.not_tracked :
+			   history->refresh.settings.not_logging != NULL ? history->refresh.settings.not_logging :
 			   "a refresh of the view waits for a lock", "Wait for the next try.");
 	}
 }
@@ -246,10 +247,17 @@ insert_rows(const CmHistory *history)
 static void
 keep_one(CmHistory *history, Oid parent, Oid partition)
 {
+	Oid			silent;
+
 	cm_matview_refresh_here(&history->refresh);
 	if (history->refresh.plan == NULL)
 		report(history, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, history->refresh.result.reason,
 			   "See concertmaster.explain_refresh().");
+	silent = cm_log_silent_leaf(partition);
+	if (OidIsValid(silent))
+		report(history, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+			   psprintf("partition %s has no trigger that logs, or it is disabled", cm_relation_quoted(silent)),
+			   "ALTER TABLE ... ENABLE ALWAYS TRIGGER, or see concertmaster.matviews.");
 	find_range(history, history->refresh.plan, history->refresh.settings.timezone, parent, partition);
 	CommandCounterIncrement();
 	insert_rows(history);

@@ -231,7 +231,8 @@ cm_matview_settings(Oid relid, CmMatviewSettings *settings)
 	values[1] = CStringGetTextDatum(get_rel_name(relid));
 	memset(settings, 0, sizeof(*settings));
 	cm_catalog_enter(&scope);
-	cm_query("SELECT allow_blocking, incremental, allow_inexact, timezone FROM concertmaster.matview"
+	cm_query("SELECT v.allow_blocking, v.incremental, v.allow_inexact, v.timezone, s.not_logging_code, s.not_logging"
+			 "  FROM concertmaster.matview v LEFT JOIN concertmaster.matview_state s USING (schema_name, view_name)"
 			 " WHERE schema_name = $1 AND view_name = $2",
 			 2, types, values, NULL);
 	if (SPI_processed > 0)
@@ -245,6 +246,11 @@ cm_matview_settings(Oid relid, CmMatviewSettings *settings)
 		settings->incremental = DatumGetBool(SPI_getbinval(row, desc, 2, &isnull));
 		settings->allow_inexact = DatumGetBool(SPI_getbinval(row, desc, 3, &isnull));
 		settings->timezone = MemoryContextStrdup(caller, SPI_getvalue(row, desc, 4));
+		if (SPI_getvalue(row, desc, 6) != NULL)
+		{
+			settings->not_logging_code = MemoryContextStrdup(caller, SPI_getvalue(row, desc, 5));
+			settings->not_logging = MemoryContextStrdup(caller, SPI_getvalue(row, desc, 6));
+		}
 	}
 	cm_scope_leave(&scope);
 }
@@ -467,7 +473,9 @@ cm__matview_mode(PG_FUNCTION_ARGS)
 		.allow_inexact = PG_GETARG_BOOL(3),
 		.timezone = text_to_cstring(PG_GETARG_TEXT_PP(4))
 	};
+	CmMatviewPlan *plan;
 	CmMatviewChoice choice;
+	char	   *obstacle;
 	TupleDesc	desc;
 	Datum		values[2];
 	bool		nulls[2] = {false, false};
@@ -476,7 +484,10 @@ cm__matview_mode(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	if (get_rel_relkind(relid) != RELKIND_MATVIEW)
 		PG_RETURN_NULL();
-	choice = cm_matview_choose(relid, &settings, cm_matview_plan(relid, &settings));
+	plan = cm_matview_plan(relid, &settings);
+	choice = cm_matview_choose(relid, &settings, plan);
+	if (choice.mode == CM_MATVIEW_INCREMENTAL && (obstacle = cm_matview_stamp_obstacle(plan)) != NULL)
+		choice.reason = psprintf("all of it next: %s", obstacle);
 	values[0] = CStringGetTextDatum(cm_matview_mode_names[choice.mode]);
 	values[1] = CStringGetTextDatum(choice.reason);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));

@@ -80,7 +80,6 @@ typedef struct CmRefresh
 	CmMatviewPlan *plan;		/* NULL: core refreshes it */
 	CmMatviewMode mode;			/* what was decided */
 	const char *reason;
-	const char *not_tracked;	/* why its tables could not be made to log; NULL if not tried */
 	CmMatviewResult result;
 } CmRefresh;
 

@@ -9,7 +9,7 @@
  * next refresh, and its log is emptied; both are committed together.  Rows of
  * views that are gone or no longer tracked are deleted, and triggers that no
  * view needs are dropped, each in a transaction of its own as the table's
- * owner.
+ * owner; where that fails the next run tries again.
  *
  * Rows of the log are deleted by cm_matview_log_clear() and not by DELETE,
  * which would refuse where all tables are published: the log has no key.
@@ -113,10 +113,16 @@ find_idle_triggers(MemoryContext context)
 {
 	cm_query("WITH RECURSIVE needed AS ("
 			 "  SELECT relid FROM concertmaster.matview_source"
-			 "  UNION SELECT h.inhparent FROM needed n JOIN pg_inherits h ON h.inhrelid = n.relid)"
-			 " SELECT DISTINCT g.tgrelid FROM pg_trigger g"
-			 "  WHERE g.tgfoid = 'concertmaster.log_changes()'::regprocedure AND g.tgparentid = 0"
-			 "    AND g.tgrelid NOT IN (SELECT relid FROM needed)",
+			 "  UNION SELECT h.inhparent FROM needed n JOIN pg_inherits h ON h.inhrelid = n.relid),"
+			 " below AS ("
+			 "  SELECT relid FROM concertmaster.matview_source"
+			 "  UNION SELECT h.inhrelid FROM below b JOIN pg_inherits h ON h.inhparent = b.relid),"
+			 " ours AS ("
+			 "  SELECT tgrelid, bool_or(tgparentid = 0) AS own, bool_or(tgparentid <> 0) AS inherited FROM pg_trigger"
+			 "   WHERE tgfoid = 'concertmaster.log_changes()'::regprocedure GROUP BY tgrelid)"
+			 " SELECT tgrelid FROM ours"
+			 "  WHERE own AND tgrelid NOT IN (SELECT relid FROM needed)"
+			 "    AND (inherited OR tgrelid NOT IN (SELECT relid FROM below))",
 			 0, NULL, NULL, NULL);
 	return result_oids(context);
 }

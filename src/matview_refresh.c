@@ -6,8 +6,9 @@
  * A managed view whose query allows it is refreshed from the log of its
  * tables' changes (matview_apply.c), once these have been made to log; that
  * is done by the worker, because it needs locks and a transaction of its own.
- * All others, and those for which the caller's transaction is not READ
- * COMMITTED, are refreshed by core's REFRESH.
+ * All others, those whose tables cannot be made to log, for whatever error, and
+ * those for which the caller's transaction is not READ COMMITTED, are refreshed
+ * by core's REFRESH.
  *
  * REFRESH runs as the view's owner with a pinned search_path and time zone,
  * through SPI in one transaction together with the row that says when it was
@@ -133,7 +134,7 @@ decide(CmRefresh *refresh)
 		choice = cm_matview_choose(refresh->view, &refresh->settings, NULL);
 		choice.reason = psprintf("%s; %s", IsolationUsesXactSnapshot() ?
 								 "the transaction is not READ COMMITTED" :
-								 refresh->not_tracked != NULL ? refresh->not_tracked :
+								 refresh->settings.not_logging != NULL ? refresh->settings.not_logging :
 								 "its tables do not log their changes yet", choice.reason);
 	}
 	refresh->mode = choice.mode;
@@ -295,7 +296,7 @@ adjust_tracking(CmRefresh *refresh)
 	CmMatviewPlan *plan;
 	bool		wanted;
 	bool		tracked;
-	int			blocked_by = 0;
+	CmNotLogging why;
 
 	cm_transaction_begin(GetSessionUserId());
 	cm_matview_settings(refresh->view, &settings);
@@ -304,13 +305,18 @@ adjust_tracking(CmRefresh *refresh)
 	tracked = cm_matview_is_tracked(refresh->view);
 	if (!wanted)
 		cm_matview_untrack(refresh->view);
+	if ((!wanted || tracked) && settings.not_logging != NULL)
+		cm_matview_note_not_logging(refresh->view, NULL);
 	cm_transaction_commit();
+	if (wanted && tracked)
+		cm_matview_track_new(plan, refresh->owner);
 	if (!wanted || tracked)
 		return false;
-	if (cm_matview_track(plan, refresh->owner, &blocked_by))
+	if (cm_matview_track(plan, refresh->owner, &why))
 		return true;
-	refresh->not_tracked = blocked_by == 0 ? "a lock on one of its tables was not to be had" :
-		psprintf("process %d holds a lock on one of its tables", blocked_by);
+	cm_transaction_begin(GetSessionUserId());
+	cm_matview_note_not_logging(refresh->view, &why);
+	cm_transaction_commit();
 	return false;
 }
 

@@ -5,11 +5,13 @@
  *
  * A refresh keeps a picture of what it computed from: each leaf with its file
  * (TRUNCATE and rewriting make a new one), the version of its trigger's row
- * (it may have been disabled for a while) and its bounds; and of the view its
+ * (it may have been disabled for a while) and of its being a partition (it may
+ * have been none for a while), and its bounds; and of the view its
  * file, its rule, the functions it calls, this library and the time zone's
  * rules.  The next refresh compares.  Where a leaf differs, has come or gone,
  * the range of its bounds is to be computed anew, if a bucket of the view is
  * made of the column it is partitioned by; in all other cases the whole view.
+ * So it is each time with a leaf that has no trigger yet (matview_trigger.c).
  *
  * The picture that a refresh keeps is the one it found before it took the
  * snapshot that it computed with, so what comes later differs at the next
@@ -57,8 +59,8 @@ typedef struct Leaf
 	Oid			relid;
 	Oid			root;
 	Oid			file;			/* 0: of the transaction at hand, see has_new_file() */
-	char	   *trigger;		/* stamp of its trigger; "" if it does not log */
-	char	   *trigger_name;	/* of a leaf that is there */
+	char	   *trigger;		/* stamp of its trigger and of being a partition; "" if it does not log */
+	char	   *trigger_name;	/* of a leaf that is there; NULL if it has none */
 	char	   *bounds;			/* NULL: not known */
 	bool		foreign;
 } Leaf;
@@ -199,8 +201,9 @@ picture_leaf(Oid relid, Oid root)
 		leaf->foreign = ((Form_pg_class) GETSTRUCT(tuple))->relkind == RELKIND_FOREIGN_TABLE;
 		ReleaseSysCache(tuple);
 	}
-	leaf->trigger = cm_log_trigger_find(relid, &trigger) && trigger.always ? pstrdup(trigger.stamp) : "";
-	leaf->trigger_name = pstrdup(trigger.name[0] != '\0' ? trigger.name : CM_LOG_TRIGGER);
+	leaf->trigger = !cm_log_trigger_find(relid, &trigger) || !trigger.always ? "" :
+		psprintf("%s%08x", trigger.stamp, cm_attach_version(relid, root));
+	leaf->trigger_name = trigger.name[0] != '\0' ? pstrdup(trigger.name) : NULL;
 	leaf->bounds = leaf_bounds(relid, root);
 	return leaf;
 }
@@ -348,6 +351,33 @@ leaf_name(const Leaf *leaf)
 		psprintf("of %s that is gone", cm_relation_quoted(leaf->root));
 }
 
+/* Whose trigger is disabled, for a reason. */
+static char *
+disabled_text(const char *trigger_name, Oid relid, Oid root)
+{
+	return psprintf("trigger \"%s\" of %s %s is disabled", trigger_name,
+					relid == root ? "table" : "partition", cm_relation_quoted(relid));
+}
+
+/* What makes each refresh compute all of the view, as things are; NULL if nothing. */
+char *
+cm_matview_stamp_obstacle(const CmMatviewPlan *plan)
+{
+	CmLogTrigger trigger;
+	ListCell   *root;
+	ListCell   *lc;
+
+	foreach(root, cm_tracked_relids(plan))
+	{
+		foreach(lc, cm_tracked_leaves(lfirst_oid(root)))
+		{
+			if (cm_log_trigger_find(lfirst_oid(lc), &trigger) && !trigger.always)
+				return disabled_text(trigger.name, lfirst_oid(lc), lfirst_oid(root));
+		}
+	}
+	return NULL;
+}
+
 /* Compare a leaf that is there with what it was. */
 static void
 compare_leaf(const CmMatviewPlan *plan, const Leaf *now, const Leaf *then, CmDirty *dirty)
@@ -356,8 +386,10 @@ compare_leaf(const CmMatviewPlan *plan, const Leaf *now, const Leaf *then, CmDir
 
 	if (now->foreign)
 		make_stale(dirty, psprintf("partition %s is a foreign table", leaf_name(now)));
+	else if (now->trigger_name == NULL)
+		make_leaf_dirty(plan, now, psprintf("%s %s has no trigger that logs", what, leaf_name(now)), dirty);
 	else if (now->trigger[0] == '\0')
-		make_stale(dirty, psprintf("trigger \"%s\" of %s %s is disabled", now->trigger_name, what, leaf_name(now)));
+		make_stale(dirty, disabled_text(now->trigger_name, now->relid, now->root));
 	else if (then == NULL)
 		make_leaf_dirty(plan, now, psprintf("%s %s is new", what, leaf_name(now)), dirty);
 	else if (now->file != then->file || now->file == InvalidOid)
@@ -571,7 +603,7 @@ cm_matview_stamp_holds(CmMatviewPlan *plan)
 
 /*
  * The same for some relations, of which those that are no leaves do not
- * matter: each leaf among them was there, and is as it was found.
+ * matter: each leaf among them was there, logged, and is as it was found.
  */
 bool
 cm_matview_stamp_holds_for(const CmMatviewPlan *plan, const List *relids)
@@ -590,7 +622,7 @@ cm_matview_stamp_holds_for(const CmMatviewPlan *plan, const List *relids)
 
 			if (seen->relid != relid)
 				continue;
-			if (!same_leaf(seen, picture_leaf(relid, seen->root)))
+			if (seen->trigger[0] == '\0' || !same_leaf(seen, picture_leaf(relid, seen->root)))
 				return false;
 			found = true;
 		}

@@ -4,13 +4,13 @@
  *	  Which tables log for which views: begin, end, look.
  *
  * A view is tracked when it has a row in matview_track, its tables are in
- * matview_source and each of them has our trigger.  To begin, every table and
+ * matview_source and each of them has our trigger, or its leaves have.  Why it
+ * could not be is noted in matview_state, for those who ask; whatever the error
+ * was, the view is refreshed without the log, and it is tried again.  To begin, every table and
  * leaf is locked against writers, which waits for those that have written
  * already: whoever writes after the commit finds the view in matview_source.
- * Triggers are made as the table's owner, for all its partitions, those to
- * come included, and set to fire ALWAYS.  A trigger that is there is used as
- * it is: who disabled it has decided that, and the view is then refreshed in
- * full (matview_stamp.c).
+ * How triggers are made is in matview_trigger.c.  Where leaves have their own,
+ * these are made before, one by one, and log for nobody until then.
  *
  * The zone that tables log in is noted when a view is tracked; another one
  * makes it be tracked anew, because that waits for those who log in the old.
@@ -55,58 +55,6 @@
 
 #include "compat.h"
 #include "matview_track.h"
-
-/* What is to be tracked, for cm_attempt_commit(). */
-typedef struct TrackStep
-{
-	CmMatviewPlan *plan;
-	List	   *roots;
-} TrackStep;
-
-/* The oid of log_changes(); InvalidOid if it is not there. */
-static Oid
-log_function(void)
-{
-	return LookupFuncName(list_make2(makeString(CM_SCHEMA), makeString("log_changes")), 0, NULL, true);
-}
-
-/*
- * The trigger of a table or leaf that logs.  False if there is none.  If there
- * are several (a partition's own beside that of its parent), it is enough that
- * one is set to ALWAYS.
- */
-bool
-cm_log_trigger_find(Oid relid, CmLogTrigger *trigger)
-{
-	Oid			function = log_function();
-	Relation	triggers = table_open(TriggerRelationId, AccessShareLock);
-	uint32		version = 0;
-	bool		found = false;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	memset(trigger, 0, sizeof(*trigger));
-	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
-	scan = systable_beginscan(triggers, TriggerRelidNameIndexId, true, NULL, 1, &key);
-	while ((tuple = systable_getnext(scan)) != NULL)
-	{
-		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
-
-		if (form->tgfoid != function)
-			continue;
-		found = true;
-		if (trigger->name[0] == '\0' || !OidIsValid(form->tgparentid))
-			strlcpy(trigger->name, NameStr(form->tgname), NAMEDATALEN);
-		trigger->always |= form->tgenabled == TRIGGER_FIRES_ALWAYS;
-		version = hash_combine(version, murmurhash32(HeapTupleHeaderGetRawXmin(tuple->t_data)));
-		version = hash_combine(version, murmurhash32((uint32) form->tgenabled));
-	}
-	systable_endscan(scan);
-	table_close(triggers, AccessShareLock);
-	snprintf(trigger->stamp, sizeof(trigger->stamp), "%08x", version);
-	return found;
-}
 
 /* The tables of a view, each once, in the order in which they are locked. */
 List *
@@ -171,6 +119,37 @@ cm_tracked_leaves(Oid root)
 	return leaves;
 }
 
+/*
+ * A number that changes when a leaf, or what it is a partition of, is taken
+ * out of a table and put into it again.  Its own trigger logs nothing meanwhile.
+ */
+uint32
+cm_attach_version(Oid leaf, Oid root)
+{
+	Relation	inherits = table_open(InheritsRelationId, AccessShareLock);
+	uint32		version = 0;
+
+	while (OidIsValid(leaf) && leaf != root)
+	{
+		ScanKeyData key;
+		SysScanDesc scan;
+		HeapTuple	tuple;
+
+		ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(leaf));
+		scan = systable_beginscan(inherits, InheritsRelidSeqnoIndexId, true, NULL, 1, &key);
+		tuple = systable_getnext(scan);
+		leaf = InvalidOid;
+		if (HeapTupleIsValid(tuple))
+		{
+			leaf = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent;
+			version = hash_combine(version, murmurhash32(HeapTupleHeaderGetRawXmin(tuple->t_data)));
+		}
+		systable_endscan(scan);
+	}
+	table_close(inherits, AccessShareLock);
+	return version;
+}
+
 /* Lock the tables of a view and all their leaves against what would change their files. */
 void
 cm_matview_sources_lock(const CmMatviewPlan *plan)
@@ -184,29 +163,9 @@ cm_matview_sources_lock(const CmMatviewPlan *plan)
 	}
 }
 
-/* Keep writers from a table and its leaves, and see to it that it logs. */
-static void
-make_table_log(Oid relid)
-{
-	CmLogTrigger trigger;
-	const char *name;
-	Oid			owner;
-
-	LockRelationOid(relid, ShareRowExclusiveLock);
-	(void) find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
-	if (cm_log_trigger_find(relid, &trigger))
-		return;
-	owner = cm_relation_owner(relid);
-	name = get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ? CM_LOG_TRIGGER : CM_LOG_TABLE_TRIGGER;
-	cm_run_as(owner, psprintf("CREATE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s"
-						   " FOR EACH ROW EXECUTE FUNCTION concertmaster.log_changes()",
-						   name, cm_relation_quoted(relid)));
-	cm_run_as(owner, psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", cm_relation_quoted(relid), name));
-}
-
 /* The oids of a list as an array. */
-static Datum
-oid_array(const List *oids)
+Datum
+cm_oid_array(const List *oids)
 {
 	Datum	   *elements = palloc(sizeof(Datum) * (list_length(oids) + 1));
 	ListCell   *lc;
@@ -235,13 +194,17 @@ write_track(const CmMatviewPlan *plan, const List *roots)
 
 	cm_matview_settings(plan->view, &settings);
 	values[0] = ObjectIdGetDatum(plan->view);
-	values[1] = oid_array(roots);
+	values[1] = cm_oid_array(roots);
 	values[2] = CStringGetTextDatum(settings.timezone != NULL ? settings.timezone : "UTC");
 	cm_catalog_enter(&scope);
 	cm_query("INSERT INTO concertmaster.matview_track (view, stale, timezone)"
 			 " VALUES ($1, 'first refresh', $3)"
 			 " ON CONFLICT (view) DO UPDATE SET stale = 'first refresh', timezone = $3",
 			 3, types, values, NULL);
+	cm_query("UPDATE concertmaster.matview_state s SET not_logging_code = NULL, not_logging = NULL"
+			 "  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+			 " WHERE c.oid = $1 AND (s.schema_name, s.view_name) = (n.nspname, c.relname) AND s.not_logging IS NOT NULL",
+			 1, types, values, NULL);
 	cm_query("DELETE FROM concertmaster.matview_source WHERE view = $1 AND relid <> ALL ($2)",
 			 2, types, values, NULL);
 	cm_query("INSERT INTO concertmaster.matview_source (relid, view)"
@@ -254,65 +217,87 @@ write_track(const CmMatviewPlan *plan, const List *roots)
 static void
 track_step(void *arg)
 {
-	TrackStep  *step = arg;
+	CmLogStep  *step = arg;
 	ListCell   *lc;
 
+	step->making = false;
 	foreach(lc, step->roots)
-		make_table_log(lfirst_oid(lc));
+	{
+		LockRelationOid(lfirst_oid(lc), ShareRowExclusiveLock);
+		(void) find_all_inheritors(lfirst_oid(lc), ShareRowExclusiveLock, NULL);
+	}
+	step->making = true;
+	foreach(lc, step->roots)
+		cm_log_trigger_make(lfirst_oid(lc));
+	step->making = false;
 	write_track(step->plan, step->roots);
 	foreach(lc, step->roots)
 		invalidate(lfirst_oid(lc));
 }
 
-/*
- * The locks that are wanted on tables and their leaves, in a transaction of
- * its own.
- */
+/* What of a view's tables has to have a trigger of its own, in a transaction of its own. */
 static List *
-wish_for(const List *roots, LOCKMODE mode, Oid userid)
+find_bare_leaves(const List *roots, Oid owner, bool begun)
 {
-	List	   *relids = NIL;
-	List	   *wishes = NIL;
-	ListCell   *lc;
+	List	   *leaves;
 
-	cm_transaction_begin(userid);
-	foreach(lc, roots)
-		relids = list_concat(relids, find_all_inheritors(lfirst_oid(lc), NoLock, NULL));
+	cm_transaction_begin(owner);
+	leaves = cm_log_bare_leaves(roots, begun);
 	cm_transaction_commit();
-	foreach(lc, relids)
-		wishes = cm_lock_wish(wishes, lfirst_oid(lc), mode);
-	return wishes;
-}
-
-/* Whoever is in the way of one of the wishes; 0 if nobody is, or not known. */
-static int
-find_blocker(const List *wishes, Oid userid)
-{
-	int			pid;
-
-	cm_transaction_begin(userid);
-	pid = Max(cm_lock_holder(wishes), 0);
-	cm_transaction_commit();
-	return pid;
+	return leaves;
 }
 
 /*
  * Make the tables of a view log for it, from now on.  The view is to be
- * computed as a whole once more.  Returns false if the locks were not to be
- * had; *blocked_by is then who is in the way, 0 if not known.  The caller is
- * in no transaction.
+ * computed as a whole once more.  Returns false if that could not be; *why is
+ * then what was in the way.  The caller is in no transaction.
  */
 bool
-cm_matview_track(CmMatviewPlan *plan, Oid owner, int *blocked_by)
+cm_matview_track(CmMatviewPlan *plan, Oid owner, CmNotLogging *why)
 {
-	TrackStep	step = {.plan = plan,.roots = cm_tracked_relids(plan)};
-	List	   *wishes = wish_for(step.roots, ShareRowExclusiveLock, owner);
+	CmLogStep	step = {.plan = plan,.roots = cm_tracked_relids(plan)};
 
-	*blocked_by = 0;
-	if (cm_attempt_commit(track_step, &step, owner, wishes))
-		return true;
-	*blocked_by = find_blocker(wishes, owner);
-	return false;
+	return cm_log_leaves_make(find_bare_leaves(step.roots, owner, false), owner, why) &&
+		cm_log_attempt(track_step, &step, step.roots, owner, why);
+}
+
+/*
+ * Where leaves of a tracked view have triggers of their own, make those of
+ * leaves that are new.  Those that are not to be had are no harm, as all of
+ * such a leaf's range is computed.  The caller is in no transaction.
+ */
+void
+cm_matview_track_new(const CmMatviewPlan *plan, Oid owner)
+{
+	CmNotLogging why;
+
+	(void) cm_log_leaves_make(find_bare_leaves(cm_tracked_relids(plan), owner, true), owner, &why);
+}
+
+/*
+ * Note why the tables of a managed view do not log, or with NULL that nothing
+ * is in the way; in the transaction that is open.
+ */
+void
+cm_matview_note_not_logging(Oid view, const CmNotLogging *why)
+{
+	Oid			types[4] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[4];
+	char		nulls[4] = {' ', ' ', why != NULL ? ' ' : 'n', why != NULL ? ' ' : 'n'};
+	CmScope		scope;
+
+	values[0] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(view)));
+	values[1] = CStringGetTextDatum(get_rel_name(view));
+	values[2] = why != NULL ? CStringGetTextDatum(why->code) : (Datum) 0;
+	values[3] = why != NULL ? CStringGetTextDatum(why->reason) : (Datum) 0;
+	cm_catalog_enter(&scope);
+	cm_query("INSERT INTO concertmaster.matview_state AS s (schema_name, view_name, not_logging_code, not_logging)"
+			 " SELECT schema_name, view_name, $3, $4 FROM concertmaster.matview"
+			 "  WHERE schema_name = $1 AND view_name = $2"
+			 " ON CONFLICT (schema_name, view_name) DO UPDATE SET not_logging_code = $3, not_logging = $4"
+			 "  WHERE (s.not_logging_code, s.not_logging) IS DISTINCT FROM ($3, $4)",
+			 4, types, values, nulls);
+	cm_scope_leave(&scope);
 }
 
 /* The tables that a view has in matview_source, and its zone; NULL if not tracked. */
@@ -352,7 +337,6 @@ bool
 cm_matview_is_tracked(Oid view)
 {
 	CmMatviewSettings settings;
-	CmLogTrigger trigger;
 	char	   *zone;
 	List	   *roots = read_track(view, &zone);
 	ListCell   *lc;
@@ -364,97 +348,10 @@ cm_matview_is_tracked(Oid view)
 		return false;
 	foreach(lc, roots)
 	{
-		if (!cm_log_trigger_find(lfirst_oid(lc), &trigger))
+		if (!cm_log_is_made(lfirst_oid(lc)))
 			return false;
 	}
 	return roots != NIL;
-}
-
-/* Does any view need the trigger of a table: for it, or for a leaf of it? */
-static bool
-is_needed(Oid root)
-{
-	Oid			types[1] = {OIDARRAYOID};
-	Datum		values[1] = {oid_array(find_all_inheritors(root, NoLock, NULL))};
-	CmScope		scope;
-	bool		needed;
-
-	cm_catalog_enter(&scope);
-	cm_query("SELECT 1 FROM concertmaster.matview_source WHERE relid = ANY ($1)", 1, types, values, NULL);
-	needed = SPI_processed > 0;
-	cm_scope_leave(&scope);
-	return needed;
-}
-
-/* Drop the trigger of a table, which is locked or about to be. */
-static void
-drop_step(void *arg)
-{
-	Oid			relid = *(Oid *) arg;
-	CmLogTrigger trigger;
-
-	LockRelationOid(relid, AccessExclusiveLock);
-	(void) find_all_inheritors(relid, AccessExclusiveLock, NULL);
-	if (get_rel_name(relid) == NULL || is_needed(relid) || !cm_log_trigger_find(relid, &trigger))
-		return;
-	cm_run_as(cm_relation_owner(relid), psprintf("DROP TRIGGER %s ON %s", quote_identifier(trigger.name),
-											  cm_relation_quoted(relid)));
-}
-
-/* Get the lock on a table and its leaves if that takes no wait. */
-static bool
-lock_at_once(Oid relid)
-{
-	ListCell   *lc;
-
-	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
-	{
-		if (!ConditionalLockRelationOid(lfirst_oid(lc), AccessExclusiveLock))
-			return false;
-	}
-	return true;
-}
-
-/* The same for a caller who waits for no lock; arg is what drop_step() takes. */
-static void
-drop_at_once_step(void *arg)
-{
-	if (!lock_at_once(*(Oid *) arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				 errmsg("table with OID %u is in use", *(Oid *) arg)));
-	drop_step(arg);
-}
-
-/*
- * Drop it in a subtransaction, if nobody is at the table; that includes the
- * caller, who could have more to do with it than a lock.
- */
-static bool
-drop_here(Oid relid)
-{
-	ErrorData  *edata = cm_subtransaction(drop_at_once_step, &relid);
-
-	if (edata != NULL && cm_error_ends_all(edata))
-		ReThrowError(edata);
-	return edata == NULL;
-}
-
-/*
- * Drop the trigger of a table if no view needs it.  here: in the caller's
- * transaction, if no lock has to be waited for; else the caller is in none,
- * and it is tried under the deadline.  Returns whether there is none now.
- */
-bool
-cm_log_trigger_drop(Oid relid, bool here)
-{
-	Oid			userid = GetSessionUserId();
-	List	   *wishes;
-
-	if (here)
-		return drop_here(relid);
-	wishes = wish_for(list_make1_oid(relid), AccessExclusiveLock, userid);
-	return cm_lock_stayer(wishes) == 0 && cm_attempt_once(drop_step, &relid, userid, cm_ddl_deadline);
 }
 
 /* Delete what we know of a view. */
@@ -492,7 +389,7 @@ cm_matview_untrack(Oid view)
 	foreach(lc, roots)
 	{
 		invalidate(lfirst_oid(lc));
-		if (!IsTransactionBlock() && get_rel_name(lfirst_oid(lc)) != NULL && !is_needed(lfirst_oid(lc)))
+		if (!IsTransactionBlock() && get_rel_name(lfirst_oid(lc)) != NULL && !cm_log_is_needed(lfirst_oid(lc)))
 			(void) cm_log_trigger_drop(lfirst_oid(lc), true);
 	}
 }

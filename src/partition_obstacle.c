@@ -59,7 +59,8 @@ static const char *const obstacle_queries[] = {
 	"SELECT format('trigger %I is on default partition %s itself; make it one of table %s instead',"
 	"              tgname, $2::regclass, $1::regclass)"
 	"  FROM pg_trigger WHERE tgrelid = $2 AND NOT tgisinternal AND tgparentid = 0"
-	"   AND tgname <> '" CM_CAPTURE_TRIGGER "' ORDER BY tgname LIMIT 1",
+	"   AND tgname <> '" CM_CAPTURE_TRIGGER "' AND tgfoid <> 'concertmaster.log_changes()'::regprocedure"
+	" ORDER BY tgname LIMIT 1",
 
 	"SELECT format('%s depends on default partition %s itself; let it depend on table %s instead',"
 	"              pg_describe_object(classid, objid, objsubid), $2::regclass, $1::regclass)"

@@ -51,7 +51,7 @@ BEGIN
     DROP EXTENSION concertmaster;
 EXCEPTION WHEN dependent_objects_still_exist THEN
     GET STACKED DIAGNOSTICS why = PG_EXCEPTION_DETAIL;
-    RAISE WARNING E'%\n%', SQLERRM, (SELECT string_agg(line, E'\n' ORDER BY line COLLATE "C") FROM regexp_split_to_table(why, '\n') AS line
+    RAISE WARNING E'%\n%', SQLERRM, (SELECT string_agg(line, E'\n' ORDER BY line COLLATE "C") FROM regexp_split_to_table(regexp_replace(why, 'concertmaster_log_\d+', 'concertmaster_log_N', 'g'), '\n') AS line
         WHERE line !~ '_\d\d\d\d_\d\d');
 END $$;
 
@@ -78,11 +78,11 @@ SELECT count(*) > 10 AS many FROM concertmaster.uninstall();
 ROLLBACK;
 SELECT count(*) > 0 AS jobs_still_there FROM concertmaster.job;
 
-SELECT * FROM concertmaster.uninstall();
+SELECT regexp_replace(object, '_log_\d+ ', '_log_N ') AS object, action, detail FROM concertmaster.uninstall();
 DROP VIEW new_key, my_jobs;
 DROP TABLE concertmaster.misplaced;
 ALTER TABLE own DROP COLUMN made;
-SELECT * FROM concertmaster.uninstall();
+SELECT regexp_replace(object, '_log_\d+ ', '_log_N ') AS object, action, detail FROM concertmaster.uninstall();
 SELECT pg_temp.counts() = :'before' AS nothing_lost;
 SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal;
 SELECT DISTINCT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE pg_get_expr(adbin, adrelid) ~ 'uuid' ORDER BY 1;

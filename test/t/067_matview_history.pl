@@ -121,7 +121,7 @@ $holder = hold_history('b');
 request($node, 'b');
 poll_pass($node, 'b', $waits, 'trigger: the worker keeps rows');
 my $oldest = 's.' . month($node, 'b', -5);
-$node->safe_psql('d', "ALTER TABLE $oldest DISABLE TRIGGER USER; " . late_row('b', 1002, 5) . " ALTER TABLE $oldest ENABLE ALWAYS TRIGGER concertmaster_log_changes");
+$node->safe_psql('d', "ALTER TABLE $oldest DISABLE TRIGGER USER; " . late_row('b', 1002, 5) . " ALTER TABLE $oldest ENABLE ALWAYS TRIGGER " . $node->safe_psql('d', "SELECT tgname FROM pg_trigger WHERE tgrelid = '$oldest'::regclass AND tgname ~ '^concertmaster_log_'"));
 $holder->quit;
 kept_ok('b', 'trigger');
 
