@@ -40,6 +40,8 @@
 #include "nodes/parsenodes.h"
 #include "partitioning/partdefs.h"
 #include "pgtime.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/lsyscache.h"
@@ -579,15 +581,35 @@ same_leaf(const Leaf *a, const Leaf *b)
 	return a->file == b->file && strcmp(a->trigger, b->trigger) == 0 && same_text(a->bounds, b->bounds);
 }
 
+/* Has a leaf no rows, and had none since it was attached?  False if that is not known at once. */
+static bool
+is_empty(Oid relid)
+{
+	Relation	relation;
+	bool		empty;
+
+	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+		return false;
+	relation = RelationIdGetRelation(relid);
+	if (!RelationIsValid(relation))
+		return false;
+	empty = relation->rd_rel->relkind == RELKIND_RELATION && RelationGetNumberOfBlocks(relation) == 0;
+	RelationClose(relation);
+	return empty;
+}
+
 /*
  * Is all as cm_matview_stamp_compare() found it?  Asked when the rows are
  * computed: a trigger that was disabled between the two, before the snapshot,
- * would have let writes into it that the log does not know.
+ * would have let writes into it that the log does not know.  A leaf that has
+ * come since and holds nothing has changed nothing.  It is not among those that
+ * were seen, so the next refresh finds it new.
  */
 bool
 cm_matview_stamp_holds(CmMatviewPlan *plan)
 {
 	List	   *now = picture_leaves(plan);
+	int			found = 0;
 	ListCell   *lc;
 
 	foreach(lc, now)
@@ -595,10 +617,12 @@ cm_matview_stamp_holds(CmMatviewPlan *plan)
 		const Leaf *leaf = lfirst(lc);
 		const Leaf *seen = find_leaf(plan->seen->leaves, leaf);
 
-		if (seen == NULL || !same_leaf(seen, leaf))
+		if (seen != NULL && same_leaf(seen, leaf))
+			found++;
+		else if (seen != NULL || !is_empty(leaf->relid))
 			return false;
 	}
-	return list_length(now) == list_length(plan->seen->leaves);
+	return found == list_length(plan->seen->leaves);
 }
 
 /*
