@@ -69,7 +69,7 @@ CREATE TABLE concertmaster.matview_track (
 COMMENT ON TABLE concertmaster.matview_track IS 'materialized views whose tables log their changes';
 COMMENT ON COLUMN concertmaster.matview_track.view IS 'oid of the view';
 COMMENT ON COLUMN concertmaster.matview_track.stale IS 'why all of it has to be computed anew; NULL: what changed is in the log';
-COMMENT ON COLUMN concertmaster.matview_track.stamp IS 'what no trigger can see, as of the last refresh: the view''s file and definition, functions, time zone';
+COMMENT ON COLUMN concertmaster.matview_track.stamp IS 'what no trigger can see, as of the last refresh: the view''s file and definition, functions, time zones';
 COMMENT ON COLUMN concertmaster.matview_track.refreshed_at IS 'what now() was in the last refresh';
 COMMENT ON COLUMN concertmaster.matview_track.timezone IS 'time zone in which its tables log, that of table matview when it was tracked';
 

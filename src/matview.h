@@ -140,6 +140,7 @@ typedef struct CmMatviewPlan
 	List	   *windows;		/* of CmWindow */
 	List	   *functions;		/* oids of functions that are not core's, for the stamp */
 	bool		zone_matters;	/* the result depends on the pinned zone */
+	List	   *zones;			/* of String: zones that the query names; "" if any can be meant */
 	bool		now_matters;	/* ... on now() */
 	struct CmStamp *seen;		/* what cm_matview_stamp_compare() found; NULL before */
 } CmMatviewPlan;
@@ -205,6 +206,11 @@ extern bool cm_matview_stamp_holds(CmMatviewPlan *plan);
 extern bool cm_matview_stamp_holds_for(const CmMatviewPlan *plan, const List *relids);
 extern void cm_matview_stamp_write(const CmMatviewPlan *plan);
 extern char *cm_matview_stamp_obstacle(const CmMatviewPlan *plan);
+
+/* in matview_zone.c: rules of time zones */
+extern uint32 cm_zone_number(const char *name);
+extern uint32 cm_zones_number(const List *names);
+extern void cm_zone_note(CmMatviewPlan *plan, Node *node);
 
 /* in matview_by_hand.c: the view that we have core refresh, for as long as that goes on */
 extern Oid	cm_matview_refreshing;

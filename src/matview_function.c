@@ -301,6 +301,7 @@ check_walker(Node *node, void *context)
 		if (IsA(node, Aggref))
 			check_aggregate(walk);
 		(void) check_functions_in_node(node, check_function, walk);
+		cm_zone_note(walk->view->plan, node);
 	}
 	return expression_tree_walker(node, check_walker, context);
 }

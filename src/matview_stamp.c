@@ -7,8 +7,8 @@
  * (TRUNCATE and rewriting make a new one), the version of its trigger's row
  * (it may have been disabled for a while) and of its being a partition (it may
  * have been none for a while), and its bounds; and of the view its
- * file, its rule, the functions it calls, this library and the time zone's
- * rules.  The next refresh compares.  Where a leaf differs, has come or gone,
+ * file, its rule, the functions it calls, this library and the time zones'
+ * rules (matview_zone.c).  The next refresh compares.  Where a leaf differs, has come or gone,
  * the range of its bounds is to be computed anew, if a bucket of the view is
  * made of the column it is partitioned by; in all other cases the whole view.
  * So it is each time with a leaf that has no trigger yet (matview_trigger.c).
@@ -39,7 +39,6 @@
 #include "executor/spi.h"
 #include "nodes/parsenodes.h"
 #include "partitioning/partdefs.h"
-#include "pgtime.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -409,36 +408,6 @@ compare_leaf(const CmMatviewPlan *plan, const Leaf *now, const Leaf *then, CmDir
  * The view's own stamp
  */
 
-/* A number that changes when the rules of a time zone do. */
-static uint32
-zone_number(const char *name)
-{
-	pg_tz	   *zone = pg_tzset(name);
-	uint32		number = 0;
-	pg_time_t	time = -(int64) 150 * 366 * SECS_PER_DAY;
-	pg_time_t	boundary;
-	long		before;
-	long		after;
-	int			before_isdst;
-	int			after_isdst;
-
-	if (zone == NULL)
-		return 0;
-	for (int i = 0; i < 1000; i++)
-	{
-		int			found = pg_next_dst_boundary(&time, &before, &before_isdst, &boundary,
-												 &after, &after_isdst, zone);
-
-		number = hash_combine(number, murmurhash32((uint32) before));
-		if (found <= 0)
-			break;
-		number = hash_combine(number, murmurhash32((uint32) after));
-		number = hash_combine(number, murmurhash32((uint32) (boundary >> 32) ^ (uint32) boundary));
-		time = boundary;
-	}
-	return number;
-}
-
 /* The version of a catalog row. */
 static uint32
 row_version(HeapTuple tuple)
@@ -483,7 +452,8 @@ rule_version(Oid view)
 /* The parts of a view's stamp, in their order, and what it means that one differs. */
 static const char *const part_reasons[] = {
 	"its file was replaced", "its definition changed", "a function that it calls changed",
-	"the extension was updated", "the rules of its time zone changed"
+	"the extension was updated", "the rules of its time zone changed",
+	"the rules of a time zone that its query names changed"
 };
 
 /* The view as it is now: parts separated by blanks. */
@@ -498,9 +468,10 @@ view_stamp(const CmMatviewPlan *plan, const char *zone)
 		file = ((Form_pg_class) GETSTRUCT(tuple))->relfilenode;
 		ReleaseSysCache(tuple);
 	}
-	return psprintf("%u %u %08x %s %s:%08x", file, rule_version(plan->view),
+	return psprintf("%u %u %08x %s %s:%08x %08x", file, rule_version(plan->view),
 					functions_number(plan->functions), CM_VERSION,
-					plan->zone_matters ? zone : "", plan->zone_matters ? zone_number(zone) : 0);
+					plan->zone_matters ? zone : "", plan->zone_matters ? cm_zone_number(zone) : 0,
+					cm_zones_number(plan->zones));
 }
 
 /* Compare two stamps, part by part. */

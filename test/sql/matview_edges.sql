@@ -144,6 +144,32 @@ ALTER TABLE secrets OWNER TO regress_hazards_1;
 SELECT p.key FROM concertmaster._log_patterns('letters'::regclass) p ORDER BY 1;
 RESET client_min_messages;
 
+-- 8. zones whose rules a view depends on: those that its query names, or all
+CREATE TABLE ticks (at timestamptz, zone text);
+INSERT INTO ticks VALUES ('2025-01-01 23:30+00', 'Asia/Tokyo');
+CREATE MATERIALIZED VIEW zone_none AS SELECT zone, count(*) AS n FROM ticks GROUP BY zone;
+CREATE MATERIALIZED VIEW zone_named AS SELECT date_trunc('day', at, 'Europe/Berlin') AS d, count(*) AS n FROM ticks GROUP BY 1;
+CREATE MATERIALIZED VIEW zone_other AS SELECT (at AT TIME ZONE ('Asia/' || 'Tokyo'))::date AS d, count(*) AS n FROM ticks GROUP BY 1;
+CREATE MATERIALIZED VIEW zone_given AS SELECT (at AT TIME ZONE zone)::date AS d, count(*) AS n FROM ticks GROUP BY 1;
+CREATE UNIQUE INDEX ON zone_none (zone);
+CREATE UNIQUE INDEX ON zone_named (d);
+CREATE UNIQUE INDEX ON zone_other (d);
+CREATE UNIQUE INDEX ON zone_given (d);
+SET client_min_messages = warning;
+CALL manage('zone_none');
+CALL manage('zone_named');
+CALL manage('zone_other');
+CALL manage('zone_given');
+CREATE FUNCTION zones(view regclass) RETURNS text LANGUAGE sql AS $$SELECT regexp_substr(stamp, '[0-9a-f]+$') FROM concertmaster.matview_track k WHERE k.view = zones.view$$;
+SELECT zones('zone_none'), count(DISTINCT zones(v)) FROM unnest('{zone_none,zone_named,zone_other,zone_given}'::regclass[]) v;
+SELECT reason FROM concertmaster.refresh('zone_given');
+-- as if the rules had been others at the last refresh
+UPDATE concertmaster.matview_track k SET stamp = regexp_replace(stamp, '[0-9a-f]+$', 'ffffffff') WHERE k.view IN ('zone_named'::regclass, 'zone_given'::regclass);
+SELECT mode, reason FROM concertmaster.refresh('zone_named');
+SELECT mode, reason FROM concertmaster.refresh('zone_named');
+SELECT mode, reason FROM concertmaster.refresh('zone_other');
+SELECT mode, reason FROM concertmaster.refresh('zone_given');
+
 DO $$BEGIN PERFORM concertmaster.unmanage_matview(format('hazards.%I', view_name)::regclass) FROM concertmaster.matview WHERE schema_name = 'hazards'; END$$;
 SET client_min_messages = warning;
 DROP SCHEMA hazards CASCADE;
