@@ -167,6 +167,8 @@ extern Oid	cm_extension_owner(void);
 extern char *cm_extension_version(Oid *extension_oid);
 extern Oid	cm_relation_owner(Oid relid);
 extern void cm_relation_require_owner(Oid relid);
+extern char *cm_relation_name(Oid relid);
+extern char *cm_relation_schema(Oid relid);
 extern char *cm_relation_quoted(Oid relid);
 extern Oid	cm_relation_resolve(const char *schema_name, const char *relation_name);
 extern void cm_relation_remember(Oid relid);

@@ -134,7 +134,7 @@ is_debris(const CmIndexLook *look, const CmIndexShape *shape, Oid index_oid)
 	if (index == NULL)
 		return false;
 	result = !index->rd_index->indisvalid && !index->rd_rel->relispartition &&
-		is_debris_name(RelationGetRelationName(index), get_rel_name(look->index_oid)) &&
+		is_debris_name(RelationGetRelationName(index), cm_relation_name(look->index_oid)) &&
 		cm_index_shape_matches(shape, index);
 	relation_close(index, NoLock);
 	return result;

@@ -232,7 +232,7 @@ cm_job_upsert(CmJobKind kind, Oid relid, int phase, Interval *every, bool run_no
 	cm_catalog_enter(&scope);
 	cm_relation_remember(relid);
 	job_id = upsert_row(name, kind,
-						get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid),
+						cm_relation_schema(relid), cm_relation_name(relid),
 						phase, cm_relation_owner(relid), every, run_now);
 	cm_scope_leave(&scope);
 	cm_shared_wake_at_commit();

@@ -146,12 +146,12 @@ write_history(Oid view, Oid table)
 	char		nulls[4] = {' ', ' ', OidIsValid(table) ? ' ' : 'n', OidIsValid(table) ? ' ' : 'n'};
 	CmScope		scope;
 
-	values[0] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(view)));
-	values[1] = CStringGetTextDatum(get_rel_name(view));
+	values[0] = CStringGetTextDatum(cm_relation_schema(view));
+	values[1] = CStringGetTextDatum(cm_relation_name(view));
 	if (OidIsValid(table))
 	{
-		values[2] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(table)));
-		values[3] = CStringGetTextDatum(get_rel_name(table));
+		values[2] = CStringGetTextDatum(cm_relation_schema(table));
+		values[3] = CStringGetTextDatum(cm_relation_name(table));
 	}
 	cm_catalog_enter(&scope);
 	if (OidIsValid(table))

@@ -62,7 +62,7 @@ static char *
 free_name(Oid view, const char *suffix)
 {
 	Oid			schema = get_rel_namespace(view);
-	char	   *name = makeObjectName(get_rel_name(view), NULL, suffix);
+	char	   *name = makeObjectName(cm_relation_name(view), NULL, suffix);
 	char	   *quoted = quote_qualified_identifier(get_namespace_name(schema), name);
 
 	if (OidIsValid(get_relname_relid(name, schema)))

@@ -227,8 +227,8 @@ cm_matview_settings(Oid relid, CmMatviewSettings *settings)
 	Datum		values[2];
 	CmScope		scope;
 
-	values[0] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(relid)));
-	values[1] = CStringGetTextDatum(get_rel_name(relid));
+	values[0] = CStringGetTextDatum(cm_relation_schema(relid));
+	values[1] = CStringGetTextDatum(cm_relation_name(relid));
 	memset(settings, 0, sizeof(*settings));
 	cm_catalog_enter(&scope);
 	cm_query("SELECT v.allow_blocking, v.incremental, v.allow_inexact, v.timezone, s.not_logging_code, s.not_logging"
@@ -280,8 +280,8 @@ write_matview(Oid relid, Interval *every, const CmMatviewSettings *settings)
 	char		nulls[7] = {' ', ' ', every ? ' ' : 'n', ' ', ' ', ' ', ' '};
 	CmScope		scope;
 
-	values[0] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(relid)));
-	values[1] = CStringGetTextDatum(get_rel_name(relid));
+	values[0] = CStringGetTextDatum(cm_relation_schema(relid));
+	values[1] = CStringGetTextDatum(cm_relation_name(relid));
 	values[2] = every ? IntervalPGetDatum(every) : (Datum) 0;
 	values[3] = BoolGetDatum(settings->allow_blocking);
 	values[4] = BoolGetDatum(settings->incremental);
@@ -422,7 +422,7 @@ unmanage(Oid relid)
 	cm_matview_require(relid);
 	cm_relations_reconcile();
 	cm_matview_history_leave(relid);
-	if (!delete_matview(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)))
+	if (!delete_matview(cm_relation_schema(relid), cm_relation_name(relid)))
 		report_unmanaged(get_rel_name(relid));
 	cm_matview_untrack(relid);
 	(void) cm_job_remove(CM_JOB_REFRESH, relid, 0);

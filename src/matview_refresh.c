@@ -57,8 +57,8 @@ write_state(const CmRefresh *refresh)
 	char		nulls[8] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
 	CmScope		scope;
 
-	values[0] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(refresh->view)));
-	values[1] = CStringGetTextDatum(get_rel_name(refresh->view));
+	values[0] = CStringGetTextDatum(cm_relation_schema(refresh->view));
+	values[1] = CStringGetTextDatum(cm_relation_name(refresh->view));
 	values[2] = CStringGetTextDatum(cm_matview_mode_names[result->mode]);
 	values[3] = CStringGetTextDatum(result->reason);
 	values[4] = Float8GetDatum(result->duration);

@@ -286,8 +286,8 @@ cm_matview_note_not_logging(Oid view, const CmNotLogging *why)
 	char		nulls[4] = {' ', ' ', why != NULL ? ' ' : 'n', why != NULL ? ' ' : 'n'};
 	CmScope		scope;
 
-	values[0] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(view)));
-	values[1] = CStringGetTextDatum(get_rel_name(view));
+	values[0] = CStringGetTextDatum(cm_relation_schema(view));
+	values[1] = CStringGetTextDatum(cm_relation_name(view));
 	values[2] = why != NULL ? CStringGetTextDatum(why->code) : (Datum) 0;
 	values[3] = why != NULL ? CStringGetTextDatum(why->reason) : (Datum) 0;
 	cm_catalog_enter(&scope);

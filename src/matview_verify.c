@@ -55,8 +55,8 @@ last_refresh(Oid view, TimestampTz *refreshed_at)
 	bool		isnull = true;
 
 	values[0] = ObjectIdGetDatum(view);
-	values[1] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(view)));
-	values[2] = CStringGetTextDatum(get_rel_name(view));
+	values[1] = CStringGetTextDatum(cm_relation_schema(view));
+	values[2] = CStringGetTextDatum(cm_relation_name(view));
 	cm_catalog_enter(&scope);
 	/* Read-only, so that it reads the snapshot that the view is read with. */
 	(void) SPI_execute_with_args("SELECT greatest((SELECT refreshed_at FROM concertmaster.matview_track WHERE view = $1),"

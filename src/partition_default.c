@@ -317,8 +317,8 @@ rebind_step(void *arg)
 	if (!leaf->stale)
 	{
 		parent = cm_relation_quoted(leaf->parent);
-		old_schema = pstrdup(quote_identifier(get_namespace_name(get_rel_namespace(rebind->rest))));
-		schema = pstrdup(quote_identifier(get_namespace_name(get_rel_namespace(leaf->parent))));
+		old_schema = pstrdup(quote_identifier(cm_relation_schema(rebind->rest)));
+		schema = pstrdup(quote_identifier(cm_relation_schema(leaf->parent)));
 		cm_partition_execute(psprintf("ALTER TABLE %s DETACH PARTITION %s", parent, cm_relation_quoted(rebind->rest)));
 		cm_partition_execute(psprintf("ALTER TABLE %s RENAME TO %s", cm_relation_quoted(rebind->rest),
 									  quote_identifier(leaf->name)));
@@ -351,10 +351,10 @@ prepare_rebind(Rebind *rebind, CmLeaf *rest_leaf, char **condition)
 		work.existing = cm_partition_existing(leaf->parent, &leaf->axis);
 		*condition = cm_partition_inside(&work, leaf->from, leaf->to);
 		relation = cm_relation_quoted(rebind->rest);
-		rebind->rest_name = pstrdup(quote_identifier(get_rel_name(rebind->rest)));
+		rebind->rest_name = pstrdup(quote_identifier(cm_relation_name(rebind->rest)));
 
 		*rest_leaf = *leaf;
-		strlcpy(rest_leaf->name, cm_partition_name(get_rel_name(leaf->parent), REST_NAME), NAMEDATALEN);
+		strlcpy(rest_leaf->name, cm_partition_name(cm_relation_name(leaf->parent), REST_NAME), NAMEDATALEN);
 		rest_leaf->from = DT_NOBEGIN;
 		rest_leaf->to = DT_NOBEGIN;
 		rebind->new_rest = cm_partition_leaf_quoted(rest_leaf);

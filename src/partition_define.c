@@ -428,10 +428,10 @@ forget(Oid parent)
 				 errmsg("relation with OID %u does not exist", parent)));
 	cm_relation_require_owner(parent);
 	cm_relations_reconcile();
-	if (!cm_partition_set_delete(get_namespace_name(get_rel_namespace(parent)), get_rel_name(parent)))
+	if (!cm_partition_set_delete(cm_relation_schema(parent), cm_relation_name(parent)))
 		cm_partition_report_no_set(get_rel_name(parent));
 	(void) cm_job_remove(CM_JOB_ROLL, parent, 0);
-	sweep_here(parent, get_namespace_name(get_rel_namespace(parent)), get_rel_name(parent));
+	sweep_here(parent, cm_relation_schema(parent), cm_relation_name(parent));
 }
 
 /* forget_partition_set(parent regclass) */

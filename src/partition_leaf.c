@@ -136,7 +136,7 @@ find_table(const CmLeaf *leaf)
 char *
 cm_partition_leaf_quoted(const CmLeaf *leaf)
 {
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(leaf->parent)),
+	return quote_qualified_identifier(cm_relation_schema(leaf->parent),
 									  leaf->name);
 }
 

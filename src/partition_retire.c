@@ -262,7 +262,7 @@ cm_partition_forbidden(const CmPartitionWork *work, Oid relid, int *sqlstate)
 	if (!OidIsValid(target))
 		return psprintf("schema \"%s\" does not exist", settings->retention_schema);
 	*sqlstate = ERRCODE_DUPLICATE_TABLE;
-	if (target != schema && OidIsValid(get_relname_relid(get_rel_name(relid), target)))
+	if (target != schema && OidIsValid(get_relname_relid(cm_relation_name(relid), target)))
 		return psprintf("relation \"%s\" already exists in schema \"%s\"",
 						get_rel_name(relid), settings->retention_schema);
 	return NULL;

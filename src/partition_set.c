@@ -129,7 +129,7 @@ cm_partition_settings(Oid parent, CmPartitionSettings *settings)
 					  "       retention, retention_width, retention_keep, retention_schema, xmin"
 					  "  FROM concertmaster.partition_set"
 					  " WHERE schema_name = $1 AND table_name = $2",
-					  get_namespace_name(get_rel_namespace(parent)), get_rel_name(parent));
+					  cm_relation_schema(parent), cm_relation_name(parent));
 	if (found)
 	{
 		MemoryContext spi_context = MemoryContextSwitchTo(context);
@@ -160,8 +160,8 @@ cm_partition_set_write(Oid parent, bool is_new, const Datum *columns, const char
 	initStringInfo(&names);
 	initStringInfo(&parameters);
 	initStringInfo(&updates);
-	values[0] = CStringGetTextDatum(get_namespace_name(get_rel_namespace(parent)));
-	values[1] = CStringGetTextDatum(get_rel_name(parent));
+	values[0] = CStringGetTextDatum(cm_relation_schema(parent));
+	values[1] = CStringGetTextDatum(cm_relation_name(parent));
 	for (int i = 0; i < CM_SET_COLUMNS; i++)
 	{
 		const char *name = column_names[i];

@@ -116,7 +116,7 @@ compare_rows(const ListCell *a, const ListCell *b)
 static char *
 name_beside(Oid parent, const char *suffix)
 {
-	return cm_partition_name(get_rel_name(parent), suffix);
+	return cm_partition_name(cm_relation_name(parent), suffix);
 }
 
 /* Everything that is known beforehand, in a transaction of its own. */
@@ -135,7 +135,7 @@ describe(Work *work, List **leaves)
 	split->rest = known.rest;
 	list_sort(*leaves, compare_rows);
 	split->leaves = *leaves = list_truncate(*leaves, Max(1, cm_ddl_deadline / ATTACH_TIME));
-	split->log_schema = get_namespace_name(get_rel_namespace(split->parent));
+	split->log_schema = cm_relation_schema(split->parent);
 	split->log_name = pstrdup(name_beside(split->parent, LOG_NAME));
 	split->log = quote_qualified_identifier(split->log_schema, split->log_name);
 	split->staging = quote_qualified_identifier(split->log_schema, name_beside(split->parent, STAGING_NAME));
@@ -414,8 +414,8 @@ place_rest(const Work *work)
 {
 	const CmSplit *split = &work->split;
 	char	   *parent = cm_relation_quoted(split->parent);
-	char	   *old_name = get_rel_name(split->rest);
-	char	   *schema = get_namespace_name(get_rel_namespace(split->rest));
+	char	   *old_name = cm_relation_name(split->rest);
+	char	   *schema = cm_relation_schema(split->rest);
 	char	   *name = quote_qualified_identifier(schema, old_name);
 
 	cm_partition_execute(psprintf("ALTER TABLE %s RENAME TO %s", name,
@@ -633,7 +633,7 @@ cm_partition_split_clear(Oid parent, Oid owner, Oid rest)
 		return false;
 	cm_transaction_begin(GetSessionUserId());
 	leftovers = get_rel_name(parent) == NULL ? NIL :
-		cm_partition_leftovers(parent, get_namespace_name(get_rel_namespace(parent)), get_rel_name(parent), owner);
+		cm_partition_leftovers(parent, cm_relation_schema(parent), cm_relation_name(parent), owner);
 	cm_transaction_commit();
 	foreach(lc, leftovers)
 	{

@@ -61,7 +61,7 @@ cm_partition_leaf(Oid parent, const CmAxis *axis, const CmPartitionPlanned *plan
 	leaf->from = planned->from;
 	leaf->to = planned->to;
 	leaf->rows = planned->rows;
-	strlcpy(leaf->name, cm_partition_name(get_rel_name(parent), planned->suffix),
+	strlcpy(leaf->name, cm_partition_name(cm_relation_name(parent), planned->suffix),
 			NAMEDATALEN);
 	return leaf;
 }
@@ -220,8 +220,8 @@ find_retirees(const CmPartitionWork *work)
 		if (get_rel_name(partition->relid) == NULL)
 			continue;
 		retiree->relid = partition->relid;
-		retiree->schema_name = get_namespace_name(get_rel_namespace(partition->relid));
-		retiree->name = get_rel_name(partition->relid);
+		retiree->schema_name = cm_relation_schema(partition->relid);
+		retiree->name = cm_relation_name(partition->relid);
 		retiree->upper_bound = partition->to;
 		retiree->references = cm_partition_references(work->parent, partition->relid);
 		retiree->forbidden = cm_partition_forbidden(work, partition->relid,
@@ -246,8 +246,8 @@ add_pending(const CmPartitionWork *work, List *retirees)
 			continue;
 		retiree = palloc0(sizeof(CmRetiree));
 		retiree->relid = partition->relid;
-		retiree->schema_name = get_namespace_name(get_rel_namespace(partition->relid));
-		retiree->name = get_rel_name(partition->relid);
+		retiree->schema_name = cm_relation_schema(partition->relid);
+		retiree->name = cm_relation_name(partition->relid);
 		retiree->upper_bound = partition->to;
 		retiree->is_pending = true;
 		retirees = lcons(retiree, retirees);

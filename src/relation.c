@@ -210,9 +210,12 @@ cm_relation_require_owner(Oid relid)
 					   get_rel_name(relid));
 }
 
-/* schema.name, each part quoted where needed, palloc'd. */
+/*
+ * Its name, as it is; an error if it is gone.  A relation that is not locked
+ * can be dropped at any moment, and core's functions answer NULL then.
+ */
 char *
-cm_relation_quoted(Oid relid)
+cm_relation_name(Oid relid)
 {
 	char	   *name = get_rel_name(relid);
 
@@ -220,7 +223,27 @@ cm_relation_quoted(Oid relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name);
+	return name;
+}
+
+/* The name of its schema, likewise. */
+char *
+cm_relation_schema(Oid relid)
+{
+	char	   *name = get_namespace_name(get_rel_namespace(relid));
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	return name;
+}
+
+/* schema.name, each part quoted where needed, palloc'd. */
+char *
+cm_relation_quoted(Oid relid)
+{
+	return quote_qualified_identifier(cm_relation_schema(relid), cm_relation_name(relid));
 }
 
 /* Refuse on a standby.  what names the refused action, for the message. */
@@ -285,8 +308,8 @@ cm_relation_remember(Oid relid)
 	NameData	relation_name;
 	Datum		values[3];
 
-	namestrcpy(&schema_name, get_namespace_name(get_rel_namespace(relid)));
-	namestrcpy(&relation_name, get_rel_name(relid));
+	namestrcpy(&schema_name, cm_relation_schema(relid));
+	namestrcpy(&relation_name, cm_relation_name(relid));
 	values[0] = NameGetDatum(&schema_name);
 	values[1] = NameGetDatum(&relation_name);
 	values[2] = ObjectIdGetDatum(relid);
