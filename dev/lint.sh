@@ -54,7 +54,7 @@ level_of() {
         latency_hooks) echo 5 latency_hooks ;;
         latency_store) echo 4 latency_store ;;
         latency_histogram) echo 3 latency_histogram ;;
-        index_* | partition_* | matview_*) echo 2 "${1%%_*}" ;;
+        index_* | partition_* | matview_* | conversion_*) echo 2 "${1%%_*}" ;;
         *) echo 1 base ;;
     esac
 }

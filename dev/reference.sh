@@ -33,7 +33,7 @@ INSERT INTO chapter VALUES
     -- titles differ from every object's name, or the links would
     (1, 'Installing', 'installing', '(install|uuid_v7|updated_at|created_at)'),
     (2, 'Building indexes', 'building-indexes', 'index(_plan|_state|es)|unplan_index'),
-    (3, 'Rolling partitions', 'rolling-partitions', 'partition|partman'),
+    (3, 'Rolling partitions', 'rolling-partitions', 'partition|partman|conversion'),
     (4, 'Refreshing materialized views', 'refreshing-materialized-views', '(matview|refresh)'),
     (5, 'Running jobs', 'running-jobs', '(job|cron|launcher|resume_all|armed|worker)'),
     (6, 'Watching', 'watching', '.');

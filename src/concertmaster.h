@@ -6,7 +6,7 @@
  * A room is the first word of a file's name.  Calls go one way:
  *
  *	 concertmaster -> job_launcher -> job_worker
- *	   -> { install, index, partition, matview }
+ *	   -> { install, index, partition, matview, conversion }
  *	   -> { job_queue, job_call, attempt, lock_watch, saved_plan, relation, statement,
  *		    shared_state, settings, compat }
  *
