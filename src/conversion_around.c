@@ -118,9 +118,9 @@ static const char *const around_queries[] = {
 	"    OR EXISTS (SELECT FROM pg_publication_namespace n JOIN pg_class c ON c.relnamespace = n.pnnspid WHERE n.pnpubid = p.oid AND c.oid = $1)"
 	" ORDER BY p.pubname",
 
-	/* The worker knows the table by oid; what arrives for another one of that name is skipped, silently. */
+	/* 15: a worker that runs goes on with the new table; one that starts later knows it not and skips what arrives for it, silently. */
 	"SELECT 'subscription' AS code, CASE WHEN s.subenabled THEN 'refused' ELSE 'to_accept' END AS status, quote_ident(s.subname) AS object,"
-	"       CASE WHEN s.subenabled THEN 'it writes to the table, and would skip what it receives for the partitioned one'"
+	"       CASE WHEN s.subenabled THEN 'it writes to the table, and its worker would, once it starts anew, skip silently what it receives for the partitioned one'"
 	"            ELSE 'it is disabled; it does not know the partitioned table yet' END AS detail,"
 	"       CASE WHEN s.subenabled THEN format('ALTER SUBSCRIPTION %I DISABLE for the conversion', s.subname)"
 	"            ELSE format('after the swap: ALTER SUBSCRIPTION %1$I ENABLE and, before anything is written on the publisher, ALTER SUBSCRIPTION %1$I REFRESH PUBLICATION WITH (copy_data = false)', s.subname) END AS remedy,"
