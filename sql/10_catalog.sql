@@ -44,7 +44,7 @@ CREATE SEQUENCE concertmaster.job_id_seq;
 CREATE TABLE concertmaster.job (
     job_id          bigint PRIMARY KEY DEFAULT nextval('concertmaster.job_id_seq'),
     name            text NOT NULL UNIQUE,
-    kind            text NOT NULL CHECK (kind IN ('refresh', 'roll', 'build', 'adopt', 'prune')),
+    kind            text NOT NULL CHECK (kind IN ('refresh', 'roll', 'build', 'adopt', 'prune', 'convert')),
     schema_name     name,
     relation_name   name,
     phase           integer,
@@ -58,7 +58,7 @@ ALTER SEQUENCE concertmaster.job_id_seq OWNED BY concertmaster.job.job_id;
 COMMENT ON TABLE concertmaster.job IS 'one row per job: what is to be done and when';
 COMMENT ON COLUMN concertmaster.job.job_id IS 'number of the job';
 COMMENT ON COLUMN concertmaster.job.name IS 'unique name: kind and object, for instance roll public.form_responses';
-COMMENT ON COLUMN concertmaster.job.kind IS 'refresh, roll, build, adopt or prune';
+COMMENT ON COLUMN concertmaster.job.kind IS 'refresh, roll, build, adopt, prune or convert';
 COMMENT ON COLUMN concertmaster.job.schema_name IS 'schema of the relation that the job is about';
 COMMENT ON COLUMN concertmaster.job.relation_name IS 'relation that the job is about';
 COMMENT ON COLUMN concertmaster.job.phase IS 'phase of index_plan that a build job builds';

@@ -86,7 +86,7 @@ GRANT SELECT ON concertmaster.jobs TO PUBLIC;
 COMMENT ON VIEW concertmaster.jobs IS 'one row per job that the current user may see';
 COMMENT ON COLUMN concertmaster.jobs.job_id IS 'number of the job';
 COMMENT ON COLUMN concertmaster.jobs.name IS 'unique name, to be given to run_job() and the others';
-COMMENT ON COLUMN concertmaster.jobs.kind IS 'refresh, roll, build, adopt or prune';
+COMMENT ON COLUMN concertmaster.jobs.kind IS 'refresh, roll, build, adopt, prune or convert';
 COMMENT ON COLUMN concertmaster.jobs.owner IS 'role that the job acts for';
 COMMENT ON COLUMN concertmaster.jobs.status IS 'running; unarmed: the database was restored or copied, see resume_all(); paused; failing: the last run failed, the next try is at next_run; deferred: put off, the next try is at next_run; scheduled; on request';
 COMMENT ON COLUMN concertmaster.jobs.pid IS 'worker that runs it now';

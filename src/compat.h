@@ -62,40 +62,18 @@ cm_compat_has_new_file(Relation relation)
 }
 
 /*
- * object_ownercheck() replaced one function per kind of object in 16.  Only
- * relations are asked for.  Delete with 15.
+ * object_ownercheck() replaced one function per kind of object in 16.  Those
+ * that are asked for: relations, schemas, databases.  Delete with 15.
  */
+#if PG_VERSION_NUM < 160000
 static inline bool
-cm_compat_relation_ownercheck(Oid relid, Oid roleid)
+object_ownercheck(Oid classid, Oid objid, Oid roleid)
 {
-#if PG_VERSION_NUM >= 160000
-	return object_ownercheck(RelationRelationId, relid, roleid);
-#else
-	return pg_class_ownercheck(relid, roleid);
-#endif
+	return classid == RelationRelationId ? pg_class_ownercheck(objid, roleid) :
+		classid == NamespaceRelationId ? pg_namespace_ownercheck(objid, roleid) :
+		pg_database_ownercheck(objid, roleid);
 }
-
-/* Likewise for schemas.  Delete with 15. */
-static inline bool
-cm_compat_namespace_ownercheck(Oid nspoid, Oid roleid)
-{
-#if PG_VERSION_NUM >= 160000
-	return object_ownercheck(NamespaceRelationId, nspoid, roleid);
-#else
-	return pg_namespace_ownercheck(nspoid, roleid);
 #endif
-}
-
-/* Likewise for databases.  Delete with 15. */
-static inline bool
-cm_compat_database_ownercheck(Oid datid, Oid roleid)
-{
-#if PG_VERSION_NUM >= 160000
-	return object_ownercheck(DatabaseRelationId, datid, roleid);
-#else
-	return pg_database_ownercheck(datid, roleid);
-#endif
-}
 
 /* May roleid create objects in the schema?  Delete with 15. */
 static inline AclResult
@@ -235,6 +213,23 @@ cm_compat_query_permissions(Query *query, ParseState *pstate)
 {
 #if PG_VERSION_NUM >= 160000
 	query->rteperminfos = pstate->p_rteperminfos;
+#endif
+}
+
+/* The same, to replace a relation in those of a stored query.  Delete with 15. */
+static inline void
+cm_compat_rebind_permissions(Query *query, Oid from, Oid to)
+{
+#if PG_VERSION_NUM >= 160000
+	ListCell   *cell;
+
+	foreach(cell, query->rteperminfos)
+	{
+		RTEPermissionInfo *info = lfirst_node(RTEPermissionInfo, cell);
+
+		if (info->relid == from)
+			info->relid = to;
+	}
 #endif
 }
 

@@ -38,7 +38,8 @@ typedef enum CmJobKind
 	CM_JOB_ROLL,				/* roll one partition set forward */
 	CM_JOB_BUILD,				/* build one phase of index_plan */
 	CM_JOB_ADOPT,				/* finish what install() left pending */
-	CM_JOB_PRUNE				/* keep the history bounded */
+	CM_JOB_PRUNE,				/* keep the history bounded */
+	CM_JOB_CONVERT				/* convert one table to a partitioned one */
 } CmJobKind;
 
 /* A job row as the rooms see it; palloc'd in the job's memory context. */
@@ -202,11 +203,12 @@ extern void cm_launcher_register(void);
 extern bool cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message);
 extern void cm_jobs_call(FunctionCallInfo fcinfo, List *calls, const char *name);
 
-/* in index_run.c, partition_apply.c, matview_refresh.c, install_apply.c */
+/* in index_run.c, partition_apply.c, matview_refresh.c, install_apply.c, conversion_run.c */
 extern void cm_index_run(const CmJob *job, CmJobOutcome *outcome);
 extern void cm_partition_run(const CmJob *job, CmJobOutcome *outcome);
 extern void cm_matview_run(const CmJob *job, CmJobOutcome *outcome);
 extern void cm_install_run(const CmJob *job, CmJobOutcome *outcome);
+extern void cm_conversion_run(const CmJob *job, CmJobOutcome *outcome);
 
 /* in partition_retire.c, and what it is set to, in matview_keep.c */
 extern const CmKeeper *cm_partition_keeper;

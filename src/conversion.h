@@ -10,36 +10,6 @@
  * whoever converts asks it again before each step, so what was shown is what
  * is done.
  *
- * What that will be, tried on 15, 17 and 18.  The work is that of a job; its
- * row names the table, the wish, the bound and the step.  Each step is told
- * from the catalog to be done (the CHECK is there and validated, the index is
- * there and valid, the new table bears a mark in its comment), so that after
- * a crash the job asks cm_conversion_look() again and goes on; a cancel drops
- * in the opposite order what bears our names and marks, and nothing of the
- * user's.
- *
- *	 1. ADD CHECK (key IS NOT NULL AND key < bound) NOT VALID, under the
- *		deadline.  From here on a row at the bound is refused: a job that is
- *		late must drop the CHECK, or put a later one in its place, before it is.
- *	 2. VALIDATE it; SET NOT NULL, which it proves, under the deadline.
- *	 3. CREATE UNIQUE INDEX CONCURRENTLY, top level, one by one.
- *	 4. Columns for composite foreign keys, their trigger, then rows in small
- *		transactions, an index for the foreign key.
- *	 5. The new table with indexes, constraints and foreign keys, its partitions
- *		from the bound on: one transaction, marked.
- *	 6. The swap, one transaction: lock the table, what it references, what
- *		references it; look again (a signature: nothing may have changed); read
- *		the texts of what is made anew; drop foreign keys to it; DROP CONSTRAINT
- *		pkey, ADD PRIMARY KEY USING INDEX; drop triggers; drop the identity
- *		after reading its sequence's last_value (not max(id): a session may hold
- *		cached numbers), setval(); SEQUENCE OWNED BY; rename indexes,
- *		constraints, statistics, tables; ATTACH; triggers (with their state),
- *		privileges, policies, publications, views with their options, rules,
- *		functions; foreign keys to it NOT VALID.
- *	 7. VALIDATE these; one of the table to itself is made NOT VALID on every
- *		partition in the swap, validated, and then adopted by ADD CONSTRAINT.
- *	 8. DROP the CHECK, ANALYZE, create_partition_set().
- *
  *-------------------------------------------------------------------------
  */
 #ifndef CM_CONVERSION_H
@@ -80,7 +50,6 @@ typedef enum CmConversionStepKind
 	CM_CONVERT_VALIDATE_CHECK,
 	CM_CONVERT_SET_NOT_NULL,
 	CM_CONVERT_BUILD_INDEX,		/* a unique index that has the key, too */
-	CM_CONVERT_FILL_KEY,		/* the key's column beside a foreign key to us */
 	CM_CONVERT_CREATE,			/* the partitioned table, with empty partitions */
 	CM_CONVERT_SWAP,
 	CM_CONVERT_VALIDATE_KEY,	/* a foreign key to us */
@@ -88,7 +57,7 @@ typedef enum CmConversionStepKind
 	CM_CONVERT_ANALYZE
 } CmConversionStepKind;
 
-/* One step, in a transaction of its own (or in many: BUILD_INDEX, FILL_KEY). */
+/* One step, in a transaction of its own (or in many: BUILD_INDEX). */
 typedef struct CmConversionStep
 {
 	CmConversionStepKind kind;
@@ -110,6 +79,10 @@ typedef struct CmConversionIndex
 	char	   *suffix;			/* what stands after them: INCLUDE, WHERE ... */
 	char	   *replacement;	/* name while it is built */
 	char		constraint;		/* contype, or 0 */
+	char	   *nulls;			/* of a constraint: " NULLS NOT DISTINCT" before the columns, */
+	char	   *include;		/* " INCLUDE ..." after them, */
+	char	   *timing;			/* " DEFERRABLE ..." at its end; or "" */
+	bool		is_identity;	/* the table's replica identity */
 	int64		bytes;
 } CmConversionIndex;
 
@@ -133,7 +106,7 @@ typedef struct CmConversionWish
 	int64		width;			/* of a partition in numbers; 0: period counts */
 	char	   *epoch;			/* what an integer counts, or NULL */
 	char	   *timezone;
-	char	   *foreign_keys;	/* "composite", "drop" or NULL */
+	char	   *foreign_keys;	/* "drop" or NULL */
 	List	   *accept;			/* codes, of char * */
 } CmConversionWish;
 

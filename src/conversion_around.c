@@ -5,12 +5,11 @@
  *	  meaning the old part: triggers, policies, privileges, publications,
  *	  views, functions.
  *
- * What names the table by oid is made anew from its text, which was read
- * before the names are exchanged and is run after it: so a view keeps its oid
- * and its privileges (CREATE OR REPLACE VIEW; its options have to be said
- * again, they are lost otherwise).  What names its row type cannot be kept:
- * the partitioned table has a row type of its own.  What names the table in a
- * string finds the new one by itself.
+ * Views have the oid in their stored query replaced (conversion_rebind.c).
+ * What else names the table by oid is made anew from its text, which is read
+ * before the names are exchanged and run after it.  What names its row type
+ * cannot be kept: the partitioned table has a row type of its own.  What names
+ * the table in a string finds the new one by itself.
  *
  * Triggers move to the partitioned table before the old part is attached,
  * which would be refused while it has one of the same name.  A row trigger
@@ -127,34 +126,23 @@ static const char *const around_queries[] = {
 	"       'pg_subscription'::regclass AS classid, s.oid AS objid"
 	"  FROM pg_subscription_rel r JOIN pg_subscription s ON s.oid = r.srsubid WHERE r.srrelid = $1 ORDER BY s.subname",
 
-	"SELECT CASE WHEN n.needs THEN 'view_needs_primary_key' WHEN n.row THEN 'view_row_type' ELSE 'view' END AS code,"
-	"       CASE WHEN n.needs OR n.row OR NOT n.ours THEN 'refused' ELSE 'carried' END AS status, v.oid::regclass::text AS object,"
+	"SELECT CASE WHEN n.needs THEN 'view_needs_primary_key' WHEN n.row THEN 'view_row_type' WHEN v.relkind = 'v' THEN 'view'"
+	"            WHEN n.managed THEN 'matview_managed' ELSE 'matview_unmanaged' END AS code,"
+	"       CASE WHEN n.needs OR n.row THEN 'refused' ELSE 'carried' END AS status, v.oid::regclass::text AS object,"
 	"       CASE WHEN n.needs THEN 'it groups by the primary key and shows other columns; that is replaced'"
-	"            WHEN n.row THEN 'it has a column of the table''s row type' ELSE 'it reads the table by oid' END AS detail,"
+	"            WHEN n.row THEN 'it has a column of the table''s row type' WHEN n.managed THEN 'it reads the table by oid, and is kept fresh by a job'"
+	"            ELSE 'it reads the table by oid' END AS detail,"
 	"       CASE WHEN n.needs THEN 'group by every column that it shows' WHEN n.row THEN 'let it show the columns, or to_jsonb() of the row'"
-	"            WHEN NOT n.ours THEN format('it belongs to role %I: give it to role %I, or drop it for the conversion', pg_get_userbyid(v.relowner), pg_get_userbyid($3))"
-	"            ELSE 'made anew in the swap by CREATE OR REPLACE VIEW; it keeps its oid, privileges and options' END AS remedy,"
+	"            WHEN v.relkind = 'v' THEN 'reads the partitioned table from the swap on; it stays the same view, with its privileges and options'"
+	"            ELSE 'reads the partitioned table from the swap on; it stays the same view, with its rows, indexes and settings' END AS remedy,"
 	"       'pg_class'::regclass AS classid, v.oid AS objid"
 	"  FROM (SELECT DISTINCT d.classid, d.objid FROM pg_depend d WHERE d.classid = 'pg_rewrite'::regclass"
 	"           AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1) d"
-	"  JOIN pg_rewrite w ON w.oid = d.objid AND w.rulename = '_RETURN' JOIN pg_class v ON v.oid = w.ev_class AND v.relkind = 'v',"
-	"       LATERAL (SELECT " NEEDS_PRIMARY_KEY " AS needs, pg_has_role($3, v.relowner, 'USAGE') AS ours,"
+	"  JOIN pg_rewrite w ON w.oid = d.objid AND w.rulename = '_RETURN' JOIN pg_class v ON v.oid = w.ev_class JOIN pg_namespace s ON s.oid = v.relnamespace,"
+	"       LATERAL (SELECT " NEEDS_PRIMARY_KEY " AS needs,"
+	"                       EXISTS (SELECT FROM concertmaster.matview m WHERE m.schema_name = s.nspname AND m.view_name = v.relname) AS managed,"
 	"                       EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = v.oid AND a.atttypid IN " ROW_TYPES ") AS row) n"
-	" ORDER BY 3",
-
-	"SELECT CASE WHEN g.managed THEN 'matview_managed' ELSE 'matview_unmanaged' END AS code,"
-	"       CASE WHEN NOT g.managed THEN 'to_accept' WHEN pg_has_role($3, v.relowner, 'USAGE') THEN 'carried' ELSE 'refused' END AS status, v.oid::regclass::text AS object,"
-	"       CASE WHEN g.managed THEN 'it reads the table by oid, and is kept fresh by a job'"
-	"            ELSE 'it reads the table by oid: refreshed, it goes on reading the old part alone' END AS detail,"
-	"       CASE WHEN NOT g.managed THEN 'concertmaster.manage_matview() before, or create it anew after, or accept it'"
-	"            WHEN pg_has_role($3, v.relowner, 'USAGE') THEN 'made anew in the swap, with its rows, indexes, settings and the log of changes'"
-	"            ELSE format('it belongs to role %I: give it to role %I, or drop it for the conversion', pg_get_userbyid(v.relowner), pg_get_userbyid($3)) END AS remedy,"
-	"       'pg_class'::regclass AS classid, v.oid AS objid"
-	"  FROM (SELECT DISTINCT w.ev_class FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid"
-	"         WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1) d"
-	"  JOIN pg_class v ON v.oid = d.ev_class AND v.relkind = 'm' JOIN pg_namespace s ON s.oid = v.relnamespace,"
-	"       LATERAL (SELECT EXISTS (SELECT FROM concertmaster.matview m WHERE m.schema_name = s.nspname AND m.view_name = v.relname) AS managed) g"
-	" ORDER BY 3",
+	" ORDER BY v.relkind = 'm', 3",
 
 	"SELECT 'rule_elsewhere' AS code, CASE WHEN pg_has_role($3, v.relowner, 'USAGE') THEN 'carried' ELSE 'refused' END AS status,"
 	"       format('%I on %s', w.rulename, v.oid::regclass) AS object, 'it names the table by oid' AS detail,"
@@ -195,19 +183,17 @@ static const char *const around_queries[] = {
 
 	/* 15, 17, 18: function f(t) does not exist, for the row of the new table */
 	"SELECT CASE WHEN n.is_function THEN 'function_row_type' ELSE 'row_type' END AS code,"
-	"       CASE WHEN n.is_function AND NOT n.used AND n.ours THEN 'to_accept' ELSE 'refused' END AS status,"
+	"       'refused' AS status,"
 	"       CASE WHEN n.is_function THEN d.objid::regprocedure::text ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END AS object,"
 	"       'it has the table''s row type, which is not that of the partitioned table' || CASE WHEN n.used THEN '; other objects depend on it' ELSE '' END AS detail,"
 	"       CASE WHEN NOT n.is_function THEN 'give it a composite type of its own, or jsonb'"
 	"            WHEN n.used THEN 'drop what depends on it for the conversion'"
-	"            WHEN NOT n.ours THEN format('it belongs to role %I: give it to role %I, or drop it for the conversion', pg_get_userbyid((SELECT proowner FROM pg_proc WHERE oid = d.objid)), pg_get_userbyid($3))"
-	"            ELSE 'dropped and made anew in the swap, with its privileges' END AS remedy, d.classid, d.objid"
+	"            ELSE 'drop it for the conversion, and create it anew after' END AS remedy, d.classid, d.objid"
 	"  FROM (SELECT DISTINCT d.classid, d.objid, d.objsubid FROM pg_depend d WHERE d.refclassid = 'pg_type'::regclass"
 	"           AND d.refobjid IN " ROW_TYPES " AND d.deptype = 'n' AND d.classid <> 'pg_type'::regclass) d,"
 	"       LATERAL (SELECT d.classid = 'pg_proc'::regclass AS is_function,"
-	"                       d.classid = 'pg_proc'::regclass AND EXISTS (SELECT FROM pg_depend u WHERE u.refclassid = 'pg_proc'::regclass AND u.refobjid = d.objid) AS used,"
-	"                       d.classid = 'pg_proc'::regclass AND pg_has_role($3, (SELECT proowner FROM pg_proc WHERE oid = d.objid), 'USAGE') AS ours) n"
-	" WHERE NOT (d.classid = 'pg_class'::regclass AND EXISTS (SELECT FROM pg_class v WHERE v.oid = d.objid AND v.relkind = 'v'))"
+	"                       d.classid = 'pg_proc'::regclass AND EXISTS (SELECT FROM pg_depend u WHERE u.refclassid = 'pg_proc'::regclass AND u.refobjid = d.objid) AS used) n"
+	" WHERE NOT (d.classid = 'pg_class'::regclass AND EXISTS (SELECT FROM pg_class v WHERE v.oid = d.objid AND v.relkind IN ('v', 'm')))"
 	" ORDER BY 3",
 
 	"SELECT 'dependency' AS code, 'refused' AS status, pg_describe_object(d.classid, d.objid, d.objsubid) AS object,"

@@ -26,7 +26,7 @@
 
 #include "compat.h"
 #include "concertmaster.h"
-#include "conversion.h"
+#include "conversion_do.h"
 
 PG_FUNCTION_INFO_V1(cm_explain_conversion);
 
@@ -35,7 +35,7 @@ static const char *const status_names[] = {"ok", "carried over", "to accept", "a
 
 /* In the order of CmConversionStepKind. */
 static const char *const step_names[] = {
-	"add_check", "validate_check", "set_not_null", "build_index", "fill_key",
+	"add_check", "validate_check", "set_not_null", "build_index",
 	"create_table", "swap", "validate_foreign_key", "drop_check", "analyze"
 };
 
@@ -226,10 +226,10 @@ check_period(const CmConversionWish *wish, Oid key_type)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"width\" is for keys that are numbers"),
 				 errhint("Leave it out.")));
-	if (wish->foreign_keys != NULL && strcmp(wish->foreign_keys, "composite") != 0 && strcmp(wish->foreign_keys, "drop") != 0)
+	if (wish->foreign_keys != NULL && strcmp(wish->foreign_keys, "drop") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"foreign_keys\" must be \"composite\", \"drop\" or null")));
+				 errmsg("argument \"foreign_keys\" must be \"drop\" or null")));
 }
 
 /* The table that an argument names; an error unless it is the caller's. */
@@ -253,24 +253,35 @@ table_argument(FunctionCallInfo fcinfo)
 	return relid;
 }
 
+/*
+ * The arguments of explain_conversion() and convert_to_partitioned(), as far
+ * as they are the same.  Returns the table, which is the caller's.
+ */
+Oid
+cm_conversion_arguments(FunctionCallInfo fcinfo, CmConversionWish *wish)
+{
+	Oid			relid = table_argument(fcinfo);
+	AttrNumber	key;
+
+	wish->column_name = pstrdup(NameStr(*PG_GETARG_NAME(ARG_COLUMN)));
+	wish->period = PG_ARGISNULL(ARG_PERIOD) ? NULL : PG_GETARG_INTERVAL_P(ARG_PERIOD);
+	wish->foreign_keys = text_argument(fcinfo, ARG_FOREIGN_KEYS);
+	wish->accept = list_argument(fcinfo, ARG_ACCEPT);
+	wish->timezone = PG_ARGISNULL(ARG_TIMEZONE) ? "UTC" : text_argument(fcinfo, ARG_TIMEZONE);
+	wish->width = PG_ARGISNULL(ARG_WIDTH) ? 0 : PG_GETARG_INT64(ARG_WIDTH);
+	wish->epoch = text_argument(fcinfo, ARG_EPOCH);
+	key = get_attnum(relid, wish->column_name);
+	if (key > InvalidAttrNumber)
+		check_period(wish, getBaseType(get_atttype(relid, key)));
+	return relid;
+}
+
 /* explain_conversion(table_name, column_name, period, foreign_keys, accept, timezone, width, epoch) */
 Datum
 cm_explain_conversion(PG_FUNCTION_ARGS)
 {
-	Oid			relid = table_argument(fcinfo);
 	CmConversionWish wish = {0};
-	AttrNumber	key;
-
-	wish.column_name = pstrdup(NameStr(*PG_GETARG_NAME(ARG_COLUMN)));
-	wish.period = PG_ARGISNULL(ARG_PERIOD) ? NULL : PG_GETARG_INTERVAL_P(ARG_PERIOD);
-	wish.foreign_keys = text_argument(fcinfo, ARG_FOREIGN_KEYS);
-	wish.accept = list_argument(fcinfo, ARG_ACCEPT);
-	wish.timezone = PG_ARGISNULL(ARG_TIMEZONE) ? "UTC" : text_argument(fcinfo, ARG_TIMEZONE);
-	wish.width = PG_ARGISNULL(ARG_WIDTH) ? 0 : PG_GETARG_INT64(ARG_WIDTH);
-	wish.epoch = text_argument(fcinfo, ARG_EPOCH);
-	key = get_attnum(relid, wish.column_name);
-	if (key > InvalidAttrNumber)
-		check_period(&wish, getBaseType(get_atttype(relid, key)));
+	Oid			relid = cm_conversion_arguments(fcinfo, &wish);
 
 	InitMaterializedSRF(fcinfo, 0);
 	put_all((ReturnSetInfo *) fcinfo->resultinfo, cm_conversion_look(relid, &wish));

@@ -67,20 +67,19 @@ static const char *const key_queries[] = {
 	" WHERE k.conrelid = $1 AND k.contype = 'f' AND k.confrelid <> $1 ORDER BY k.conname",
 
 	"SELECT 'incoming_foreign_key' AS code,"
-	"       CASE WHEN NOT pg_has_role($3, r.relowner, 'USAGE') THEN 'refused' WHEN h.has_key THEN 'carried'"
-	"            WHEN $4 = 'drop' THEN 'accepted' WHEN $4 = 'composite' AND k.conrelid <> $1 THEN 'carried' ELSE 'refused' END AS status,"
+	"       CASE WHEN NOT pg_has_role($3, r.relowner, 'USAGE') THEN 'refused' WHEN h.can_stay THEN 'carried'"
+	"            WHEN $4 = 'drop' THEN 'accepted' ELSE 'refused' END AS status,"
 	"       format('%s on %s', quote_ident(k.conname), k.conrelid::regclass) AS object,"
 	"       CASE WHEN h.has_key THEN format('references (%s), which stays unique', h.columns)"
 	"            ELSE format('references (%s), which is not unique without the key', h.columns) END AS detail,"
 	"       CASE WHEN NOT pg_has_role($3, r.relowner, 'USAGE') THEN format('have role %I own %s, too, or drop the foreign key', pg_get_userbyid($3), k.conrelid::regclass)"
-	"            WHEN h.has_key THEN 'made anew in the swap for the partitioned table, as NOT VALID, and validated after it'"
+	"            WHEN h.can_stay THEN 'made anew in the swap for the partitioned table, as NOT VALID, and validated after it'"
 	"            WHEN $4 = 'drop' THEN 'dropped in the swap'"
-	"            WHEN k.conrelid = $1 THEN 'say foreign_keys => ''drop'', or partition by id: a second column would mean to rewrite the table'"
-	"            WHEN $4 = 'composite' THEN format('%s gets a column for %I, filled in small pieces and kept by a trigger, and references both; a row''s %2$I can then not be changed while it is referenced', k.conrelid::regclass, a.attname)"
-	"            ELSE 'say foreign_keys => ''composite'' (the referencing table gets a column for the key) or ''drop'', or partition by a version 7 id' END AS remedy,"
+	"            WHEN h.has_key THEN 'say foreign_keys => ''drop'', and add it to the partitioned table: made NOT VALID it cannot be, as the referencing table is partitioned or the table itself'"
+	"            ELSE 'say foreign_keys => ''drop'', or partition by a version 7 id, which keeps it' END AS remedy,"
 	"       'pg_constraint'::regclass AS classid, k.oid AS objid"
 	"  FROM pg_constraint k JOIN pg_class r ON r.oid = k.conrelid JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = $2,"
-	"       LATERAL (SELECT $2 = ANY (k.confkey) AS has_key, (SELECT string_agg(quote_ident(c.attname), ', ' ORDER BY u.n)"
+	"       LATERAL (SELECT $2 = ANY (k.confkey) AS has_key, $2 = ANY (k.confkey) AND r.relkind = 'r' AND k.conrelid <> $1 AS can_stay, (SELECT string_agg(quote_ident(c.attname), ', ' ORDER BY u.n)"
 	"                  FROM unnest(k.confkey) WITH ORDINALITY u(attnum, n) JOIN pg_attribute c ON c.attrelid = $1 AND c.attnum = u.attnum) AS columns) h"
 	" WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 ORDER BY r.relname, k.conname",
 };
@@ -90,7 +89,9 @@ static const char *const index_query =
 "SELECT i.indexrelid, x.relname, k.contype, coalesce(concertmaster._relation_size(i.indexrelid), 0) AS bytes, c.columns,"
 "       coalesce(' INCLUDE (' || n.included || ')', '') || CASE WHEN i.indnullsnotdistinct THEN ' NULLS NOT DISTINCT' ELSE '' END"
 "       || coalesce(' WITH (' || array_to_string(x.reloptions, ', ') || ')', '') || coalesce(' TABLESPACE ' || quote_ident(s.spcname), '')"
-"       || coalesce(' WHERE ' || pg_get_expr(i.indpred, i.indrelid), '') AS suffix"
+"       || coalesce(' WHERE ' || pg_get_expr(i.indpred, i.indrelid), '') AS suffix,"
+"       CASE WHEN i.indnullsnotdistinct THEN ' NULLS NOT DISTINCT' ELSE '' END AS nulls, coalesce(' INCLUDE (' || n.included || ')', '') AS include,"
+"       CASE WHEN k.condeferred THEN ' DEFERRABLE INITIALLY DEFERRED' WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END AS timing, i.indisreplident"
 "  FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid LEFT JOIN pg_tablespace s ON s.oid = x.reltablespace"
 "  LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = $1 AND k.contype IN ('p', 'u'),"
 "       LATERAL (SELECT string_agg(pg_get_indexdef(i.indexrelid, u.n, false)"
@@ -122,6 +123,10 @@ load_indexes(CmConversion *conversion)
 		index->suffix = cm_conversion_value(i, "suffix");
 		index->replacement = cm_conversion_name(index->name, "_with_key");
 		index->constraint = constraint ? constraint[0] : '\0';
+		index->nulls = cm_conversion_value(i, "nulls");
+		index->include = cm_conversion_value(i, "include");
+		index->timing = cm_conversion_value(i, "timing");
+		index->is_identity = cm_conversion_value(i, "indisreplident")[0] == 't';
 		index->bytes = strtoll(cm_conversion_value(i, "bytes"), NULL, 10);
 		conversion->unique_indexes = lappend(conversion->unique_indexes, index);
 		MemoryContextSwitchTo(caller);

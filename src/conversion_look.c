@@ -28,7 +28,9 @@
  */
 #include "postgres.h"
 
+#include "catalog/index.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
@@ -124,6 +126,17 @@ cm_conversion_value(int row, const char *column)
 	return SPI_getvalue(SPI_tuptable->vals[row], desc, number);
 }
 
+/* A column of type oid, or regclass, whose text would be a name. */
+static Oid
+oid_value(int row, const char *column)
+{
+	TupleDesc	desc = SPI_tuptable->tupdesc;
+	bool		isnull;
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[row], desc, SPI_fnumber(desc, column), &isnull);
+
+	return isnull ? InvalidOid : DatumGetObjectId(value);
+}
+
 static CmFindingStatus
 status_of(const char *word)
 {
@@ -149,11 +162,9 @@ cm_conversion_ask(CmConversion *conversion, const char *sql)
 												 cm_conversion_value(i, "object"),
 												 cm_conversion_value(i, "detail"),
 												 cm_conversion_value(i, "remedy"));
-		char	   *classid = cm_conversion_value(i, "classid");
-		char	   *objid = cm_conversion_value(i, "objid");
 
-		finding->classid = classid ? atooid(classid) : InvalidOid;
-		finding->objid = objid ? atooid(objid) : InvalidOid;
+		finding->classid = oid_value(i, "classid");
+		finding->objid = oid_value(i, "objid");
 	}
 }
 
@@ -164,6 +175,42 @@ cm_conversion_name(const char *name, const char *suffix)
 	int			length = pg_mbcliplen(name, strlen(name), NAMEDATALEN - 1 - (int) strlen(suffix));
 
 	return psprintf("%.*s%s", length, name, suffix);
+}
+
+/* Leave out what is said of one object. */
+static void
+forget_findings(CmConversion *conversion, Oid classid, Oid objid)
+{
+	ListCell   *cell;
+
+	if (!OidIsValid(objid))
+		return;
+	foreach(cell, conversion->findings)
+	{
+		CmFinding  *finding = lfirst(cell);
+
+		if (finding->classid == classid && finding->objid == objid)
+			conversion->findings = foreach_delete_current(conversion->findings, cell);
+	}
+}
+
+/* What earlier steps of the conversion made is not in its way, finished or not. */
+static void
+forget_own(CmConversion *conversion)
+{
+	ListCell   *cell;
+
+	foreach(cell, conversion->unique_indexes)
+	{
+		CmConversionIndex *index = lfirst(cell);
+		Oid			replacement = get_relname_relid(index->replacement, get_rel_namespace(conversion->relid));
+
+		if (OidIsValid(replacement) && get_rel_relkind(replacement) == RELKIND_INDEX &&
+			IndexGetRelation(replacement, true) == conversion->relid)
+			forget_findings(conversion, RelationRelationId, replacement);
+	}
+	forget_findings(conversion, ConstraintRelationId,
+					get_relation_constraint_oid(conversion->relid, conversion->check_name, true));
 }
 
 /* The table, and its key; an error if it has no such column. */
@@ -217,6 +264,7 @@ cm_conversion_look(Oid relid, const CmConversionWish *wish)
 		cm_conversion_look_table(conversion);
 		cm_conversion_look_keys(conversion);
 		cm_conversion_look_around(conversion);
+		forget_own(conversion);
 	}
 	cm_scope_leave(&scope);
 	if (!conversion->hopeless)

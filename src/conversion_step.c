@@ -30,7 +30,6 @@
 
 #define SCAN_BYTES_PER_MS	100000.0	/* 100 MB/s */
 #define SORT_MS_PER_ROW		0.002
-#define FILL_MS_PER_ROW		0.05
 
 /* Bytes of an index entry beside those of its columns' own index: a timestamp, at most a uuid. */
 #define KEY_BYTES			16.0
@@ -65,7 +64,7 @@ cm_conversion_total(const CmConversion *conversion)
 	{
 		CmConversionReference *reference = lfirst(cell);
 
-		total += scan_ms(reference->bytes) + (reference->has_key ? 0 : reference->rows * FILL_MS_PER_ROW);
+		total += scan_ms(reference->bytes);
 	}
 	return total;
 }
@@ -143,29 +142,6 @@ plan_indexes(CmConversion *conversion)
 	}
 }
 
-/* Columns for the key beside foreign keys to the table, if these shall become composite. */
-static void
-plan_fill(CmConversion *conversion)
-{
-	ListCell   *cell;
-	const char *choice = conversion->wish->foreign_keys;
-
-	foreach(cell, conversion->references)
-	{
-		CmConversionReference *reference = lfirst(cell);
-		CmConversionStep *step;
-		char	   *other = cm_relation_quoted(reference->relid);
-
-		if (reference->has_key || reference->relid == conversion->relid || choice == NULL || strcmp(choice, "composite") != 0)
-			continue;
-		step = add_step(conversion, CM_CONVERT_FILL_KEY, other,
-						psprintf("a column for %s beside (%s) and a trigger that keeps it, each under the deadline; then every row is updated, a few thousand per transaction",
-								 conversion->key_quoted, reference->columns), NULL);
-		set_quiet(step, psprintf("AccessExclusiveLock on %s for the column, ShareRowExclusiveLock for the trigger, RowExclusiveLock to fill it", other),
-				  reference->rows * FILL_MS_PER_ROW, reference->bytes);
-	}
-}
-
 /* Tables at the other end of foreign keys, without repetition; outgoing ones or those to us. */
 static char *
 other_tables(const CmConversion *conversion, bool outgoing)
@@ -216,23 +192,18 @@ plan_swap(CmConversion *conversion)
 static void
 plan_rest(CmConversion *conversion)
 {
-	const char *choice = conversion->wish->foreign_keys;
 	CmConversionStep *step;
 	ListCell   *cell;
 
 	foreach(cell, conversion->references)
 	{
 		CmConversionReference *reference = lfirst(cell);
-		bool		own = reference->relid == conversion->relid;
 
-		if (!reference->has_key && (own || choice == NULL || strcmp(choice, "composite") != 0))
+		if (!reference->has_key || reference->relid == conversion->relid)
 			continue;
-		step = add_step(conversion, CM_CONVERT_VALIDATE_KEY, own ? in_schema(conversion, conversion->old_name) : cm_relation_quoted(reference->relid),
-						own ? "then the partitioned table takes it over from its partitions" : "it holds for new rows from the swap on",
-						psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", own ? in_schema(conversion, conversion->old_name) : cm_relation_quoted(reference->relid),
-								 quote_identifier(reference->name)));
-		set_quiet(step, psprintf("ShareUpdateExclusiveLock on %s, RowShareLock on %s",
-								 own ? in_schema(conversion, conversion->old_name) : cm_relation_quoted(reference->relid), conversion->quoted),
+		step = add_step(conversion, CM_CONVERT_VALIDATE_KEY, cm_relation_quoted(reference->relid), "it holds for new rows from the swap on",
+						psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", cm_relation_quoted(reference->relid), quote_identifier(reference->name)));
+		set_quiet(step, psprintf("ShareUpdateExclusiveLock on %s, RowShareLock on %s", cm_relation_quoted(reference->relid), conversion->quoted),
 				  scan_ms(reference->bytes), 0);
 	}
 	step = add_step(conversion, CM_CONVERT_DROP_CHECK, in_schema(conversion, conversion->old_name), "the partition's bound says the same",
@@ -250,9 +221,8 @@ cm_conversion_plan_steps(CmConversion *conversion)
 {
 	MemoryContext caller = MemoryContextSwitchTo(conversion->context);
 
-	plan_bound(conversion);
 	plan_indexes(conversion);
-	plan_fill(conversion);
+	plan_bound(conversion);
 	plan_swap(conversion);
 	plan_rest(conversion);
 	MemoryContextSwitchTo(caller);

@@ -117,7 +117,7 @@ user_may(Node *statement, Oid datid)
 	HeapTuple	tuple;
 	bool		is_template;
 
-	if (cm_compat_database_ownercheck(datid, GetUserId()))
+	if (object_ownercheck(DatabaseRelationId, datid, GetUserId()))
 		return !IsA(statement, CreatedbStmt) && !IsA(statement, RenameStmt) ? true : may_create_databases();
 	if (!IsA(statement, CreatedbStmt) || !may_create_databases())
 		return false;

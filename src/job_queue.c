@@ -36,7 +36,7 @@
 #include "job.h"
 
 /* In the order of CmJobKind. */
-static const char *const kind_names[] = {"refresh", "roll", "build", "adopt", "prune"};
+static const char *const kind_names[] = {"refresh", "roll", "build", "adopt", "prune", "convert"};
 
 /* The oid of the extension's owner, in a catalog scope. */
 #define OUR_OID		"(SELECT u.oid FROM pg_roles u WHERE u.rolname = current_user)"

@@ -184,6 +184,9 @@ dispatch(const CmJob *job, CmJobOutcome *outcome)
 		case CM_JOB_ADOPT:
 			cm_install_run(job, outcome);
 			break;
+		case CM_JOB_CONVERT:
+			cm_conversion_run(job, outcome);
+			break;
 		case CM_JOB_PRUNE:
 			cm_jobs_prune(outcome);
 			cm_matview_prune();

@@ -333,7 +333,7 @@ add_view(Build *build, const Source *source)
 		return;
 
 	/* Whoever lost the rights on a table shall see no more of what is written to it. */
-	if (!cm_compat_relation_ownercheck(source->root, cm_relation_owner(source->view)))
+	if (!object_ownercheck(RelationRelationId, source->root, cm_relation_owner(source->view)))
 	{
 		add_unknown(build, source->view, CM_LOG_NOT_OWNER);
 		return;

@@ -121,7 +121,7 @@ check_kind(CmViewQuery *view, const RangeTblEntry *rte)
 static void
 check_owner(CmViewQuery *view, Oid relid, Oid owner)
 {
-	if (get_rel_name(relid) != NULL && !cm_compat_relation_ownercheck(relid, owner))
+	if (get_rel_name(relid) != NULL && !object_ownercheck(RelationRelationId, relid, owner))
 		refuse(view, "not_owner",
 			   psprintf("%s is owned by %s, whose rights the view's owner %s has not.",
 						cm_relation_quoted(relid),

@@ -701,7 +701,7 @@ is_asked_for(const Config *config, Oid parent)
 {
 	if (OidIsValid(parent))
 		return config->relid == parent;
-	return !OidIsValid(config->relid) || cm_compat_relation_ownercheck(config->relid, GetUserId());
+	return !OidIsValid(config->relid) || object_ownercheck(RelationRelationId, config->relid, GetUserId());
 }
 
 static void

@@ -249,8 +249,8 @@ cm_partition_forbidden(const CmPartitionWork *work, Oid relid, int *sqlstate)
 		return psprintf("permission denied for schema %s", get_namespace_name(schema));
 	if (settings->retention_keep && settings->retention_schema == NULL)
 		return NULL;
-	if (!cm_compat_relation_ownercheck(relid, owner) &&
-		(settings->retention_keep || !cm_compat_namespace_ownercheck(schema, owner)))
+	if (!object_ownercheck(RelationRelationId, relid, owner) &&
+		(settings->retention_keep || !object_ownercheck(NamespaceRelationId, schema, owner)))
 		return psprintf("must be owner of table %s", get_rel_name(relid));
 	if (!settings->retention_keep)
 		return NULL;

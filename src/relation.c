@@ -204,7 +204,7 @@ cm_relation_owner(Oid relid)
 void
 cm_relation_require_owner(Oid relid)
 {
-	if (!cm_compat_relation_ownercheck(relid, GetUserId()))
+	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER,
 					   get_relkind_objtype(get_rel_relkind(relid)),
 					   get_rel_name(relid));

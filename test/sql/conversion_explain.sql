@@ -149,8 +149,8 @@ CREATE TABLE r (id bigint PRIMARY KEY);
 CREATE TABLE t (id bigint PRIMARY KEY, up bigint CONSTRAINT t_self REFERENCES t, r bigint CONSTRAINT t_r REFERENCES r, k timestamptz NOT NULL);
 CREATE TABLE c (t_id bigint CONSTRAINT c_t REFERENCES t);
 SELECT * FROM look() WHERE code ~ 'foreign';
-SELECT code, object, status, remedy FROM look(foreign_keys => 'composite') WHERE code ~ 'foreign';
-SELECT step, code, object, lock FROM concertmaster.explain_conversion('t', 'k', '1 month', 'composite') WHERE step > 0;
+SELECT code, object, status, remedy FROM look(foreign_keys => 'drop') WHERE code ~ 'foreign';
+SELECT step, code, object, lock FROM concertmaster.explain_conversion('t', 'k', '1 month', 'drop') WHERE step > 0;
 SELECT code, object, status, remedy FROM look(foreign_keys => 'drop') WHERE code ~ 'foreign';
 SELECT step, code, lock FROM concertmaster.explain_conversion('t', 'k', '1 month', 'drop') WHERE step > 0;
 ALTER TABLE t DROP CONSTRAINT t_r, ADD CONSTRAINT t_r FOREIGN KEY (r) REFERENCES r NOT VALID;
@@ -259,9 +259,9 @@ CREATE SCHEMA "Odd ""Conversion""";
 CREATE TABLE "Odd ""Conversion"""."T (a.b)* 'x' \ %s""" ("Id" bigint PRIMARY KEY, "K 'y' %s""" timestamptz);
 CREATE TABLE "Odd ""Conversion"""."C'" ("T" bigint CONSTRAINT "F'k""" REFERENCES "Odd ""Conversion"""."T (a.b)* 'x' \ %s""");
 CREATE FUNCTION f_odd() RETURNS void LANGUAGE plpgsql AS $$BEGIN DELETE FROM "Odd ""Conversion"""."T (a.b)* 'x' \ %s""" ; END$$;
-SELECT code, object, status, detail, remedy FROM concertmaster.explain_conversion('"Odd ""Conversion"""."T (a.b)* ''x'' \ %s"""', 'K ''y'' %s"', '1 month', 'composite')
+SELECT code, object, status, detail, remedy FROM concertmaster.explain_conversion('"Odd ""Conversion"""."T (a.b)* ''x'' \ %s"""', 'K ''y'' %s"', '1 month', 'drop')
  WHERE step IS NULL AND code NOT IN ('bound', 'statements', 'event_trigger');
-SELECT step, object, regexp_replace(statement, '< ''[^'']*''', '< BOUND') AS statement, lock FROM concertmaster.explain_conversion('"Odd ""Conversion"""."T (a.b)* ''x'' \ %s"""', 'K ''y'' %s"', '1 month', 'composite')
+SELECT step, object, regexp_replace(statement, '< ''[^'']*''', '< BOUND') AS statement, lock FROM concertmaster.explain_conversion('"Odd ""Conversion"""."T (a.b)* ''x'' \ %s"""', 'K ''y'' %s"', '1 month', 'drop')
  WHERE step > 0;
 CREATE TABLE "Odd ""Conversion"""."ÄÖÜäöüÄÖÜäöüÄÖÜäöüÄÖÜäöüÄÖÜäöü" (k date NOT NULL);
 SELECT step, object FROM concertmaster.explain_conversion('"Odd ""Conversion"""."ÄÖÜäöüÄÖÜäöüÄÖÜäöüÄÖÜäöüÄÖÜäöü"', 'k', '1 month') WHERE code IN ('create_table', 'drop_check');

@@ -1,0 +1,40 @@
+/*
+ * Conversions of tables that were begun: by oid, so not dumped.
+ */
+CREATE TABLE concertmaster.conversion (
+    relid           oid PRIMARY KEY,
+    parent          oid UNIQUE,
+    state           text NOT NULL DEFAULT 'preparing' CHECK (state IN ('preparing', 'swapped', 'converted', 'cancelled')),
+    column_name     name NOT NULL,
+    period          interval,
+    width           bigint,
+    epoch           text,
+    timezone        text NOT NULL,
+    foreign_keys    text,
+    accept          text[] NOT NULL,
+    ahead           integer NOT NULL,
+    retention       interval,
+    bound           text,
+    fingerprint     text,
+    started_at      timestamptz NOT NULL DEFAULT now(),
+    swapped_at      timestamptz,
+    ended_at        timestamptz
+);
+COMMENT ON TABLE concertmaster.conversion IS 'tables that are being, or were, converted to partitioned ones in place';
+COMMENT ON COLUMN concertmaster.conversion.relid IS 'oid of the table, which becomes the old part';
+COMMENT ON COLUMN concertmaster.conversion.parent IS 'oid of the partitioned table; NULL: not made yet';
+COMMENT ON COLUMN concertmaster.conversion.state IS 'preparing: the table is what it was, with something beside it; swapped: the partitioned table has its place; converted: nothing is left to do; cancelled: what is beside it is being removed';
+COMMENT ON COLUMN concertmaster.conversion.column_name IS 'partition key';
+COMMENT ON COLUMN concertmaster.conversion.period IS 'length of a partition in time; NULL: width counts';
+COMMENT ON COLUMN concertmaster.conversion.width IS 'numbers in a partition; NULL: period counts';
+COMMENT ON COLUMN concertmaster.conversion.epoch IS 'what an integer key counts since 1970, for instance seconds';
+COMMENT ON COLUMN concertmaster.conversion.timezone IS 'time zone in which periods are counted';
+COMMENT ON COLUMN concertmaster.conversion.foreign_keys IS 'what becomes of foreign keys to the table that do not reference the key';
+COMMENT ON COLUMN concertmaster.conversion.accept IS 'codes of findings whose consequences are accepted';
+COMMENT ON COLUMN concertmaster.conversion.ahead IS 'partitions that the set shall have ahead';
+COMMENT ON COLUMN concertmaster.conversion.retention IS 'age at which partitions of the set shall retire; NULL: never';
+COMMENT ON COLUMN concertmaster.conversion.bound IS 'literal below which all rows are, in the table''s CHECK; NULL: it has none yet';
+COMMENT ON COLUMN concertmaster.conversion.fingerprint IS 'of the definition that the partitioned table was made of';
+COMMENT ON COLUMN concertmaster.conversion.started_at IS 'when it was asked for';
+COMMENT ON COLUMN concertmaster.conversion.swapped_at IS 'when the tables were exchanged';
+COMMENT ON COLUMN concertmaster.conversion.ended_at IS 'when nothing was left to do';

@@ -1,0 +1,151 @@
+# A conversion that is killed at every step, one after the other, and goes on
+# each time: the table is whole, what hangs on it works, and in the end it is
+# partitioned.  And one that is cancelled leaves the table as it was.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use ConcertmasterTest;
+
+my $node = new_node('main', database => 'd',
+	conf => "restart_after_crash = on\nconcertmaster.enabled = off\nconcertmaster.ddl_deadline = 60s\n");
+
+$node->safe_psql('d', slurp_file('test/fixtures/partition_violations.sql'));
+
+# Every DDL statement takes a number; the worker's one with the number that is
+# to be held waits for an advisory lock.
+$node->safe_psql('d', q{
+	CREATE SCHEMA s;
+	CREATE SEQUENCE s.statement;
+	CREATE TABLE s.hold (number bigint);
+	INSERT INTO s.hold VALUES (0);
+	CREATE FUNCTION s.hold() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+	DECLARE
+		held bigint;
+	BEGIN
+		IF EXISTS (SELECT FROM pg_stat_activity WHERE pid = pg_backend_pid() AND backend_type = 'concertmaster worker') THEN
+			SELECT number INTO held FROM s.hold;
+			IF nextval('s.statement') = held THEN
+				PERFORM pg_advisory_lock_shared(4711);
+			END IF;
+		END IF;
+	END $$;
+});
+
+make_table('t');
+my $call = "CALL concertmaster.convert_to_partitioned('s.t', 'at', '1 month', foreign_keys => 'drop', accept => '{unique_index_without_column,trigger_sets_key}')";
+my $rows = $node->safe_psql('d', 'SELECT count(*) FROM s.t');
+
+$node->safe_psql('d', 'CREATE EVENT TRIGGER hold ON ddl_command_end EXECUTE FUNCTION s.hold()');
+my $steps = 0;
+for (my $number = 1;; $number++)
+{
+	last unless kill_at($number);
+	$steps++;
+	$rows++;
+	$node->safe_psql('d', "INSERT INTO s.t (form, note) VALUES (3, 'after $number')");
+	is($node->safe_psql('d', 'SELECT count(*), (SELECT sum(n) FROM s.totals) FROM s.t'), "$rows|$rows", "killed at statement $number: every row is there, also for a view");
+}
+cmp_ok($steps, '>', 15, "killed at $steps steps");
+
+is($node->safe_psql('d', 'SELECT state FROM concertmaster.conversions'), 'converted', 'in the end it is converted');
+is($node->safe_psql('d', "SELECT count(*) FROM public.partition_violations('s.t')"), '0', 'the set is sound');
+is($node->safe_psql('d', "SELECT relkind FROM pg_class WHERE oid = 's.t'::regclass"), 'p', 'the table is partitioned');
+is( $node->safe_psql('d', "SELECT count(*) FROM pg_class WHERE relnamespace = 's'::regnamespace AND (relname LIKE '%partitioned%' OR relname LIKE 'concertmaster%')"),
+	'0', 'nothing made meanwhile is left');
+is($node->safe_psql('d', "SELECT count(*) FROM pg_constraint WHERE conrelid = 's.t_legacy'::regclass AND conname = 't_bound'"), '0', 'nor the constraint');
+is($node->safe_psql('d', "SELECT status FROM concertmaster.jobs WHERE name = 'refresh s.days' AND next_run <= now()"), 'scheduled', 'the refresh of the materialized view is due');
+$node->safe_psql('d', "CALL concertmaster.run_job('refresh s.days')");
+$node->safe_psql('d', "INSERT INTO s.t (form, note) VALUES (7, 'later')");
+is($node->safe_psql('d', "SELECT groups FROM concertmaster.refresh('s.days')"), '1', 'a row is in the materialized view after the next refresh');
+is($node->safe_psql('d', "SELECT count(*) FROM concertmaster.verify_matview('s.days')"), '0', 'which is what its query says');
+is($node->safe_psql('d', "SELECT count(*) - count(DISTINCT id), max(id) < (SELECT last_value FROM s.t_id_seq) + 1 FROM s.t"), '0|t', 'no id was given twice');
+
+# Cancelled at a step before the exchange.
+for my $number (1, 3, 4)
+{
+	make_table("c$number");
+	my $before = definition("c$number");
+	my ($session, $pid) = begin_held($number, $call =~ s/s\.t'/s.c$number'/r);
+	ok($pid, "statement $number is held");
+	psql_ok($node, 'd', "CALL concertmaster.cancel_conversion('s.c$number')", "cancelled at statement $number");
+	eval { $session->quit };
+	is(definition("c$number"), $before, '... the table is as it was');
+	is($node->safe_psql('d', "SELECT count(*) FROM concertmaster.conversions WHERE table_name = 's.c$number'::regclass"), '0', '... and no conversion is left');
+}
+
+$node->stop;
+done_testing();
+
+# A table with all sorts of things on it; rows of the last months.
+sub make_table
+{
+	my ($name) = @_;
+	$node->safe_psql('d', qq{
+		CREATE TABLE s.$name (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, gone integer, form integer NOT NULL,
+			note text, at timestamptz NOT NULL DEFAULT now());
+		ALTER TABLE s.$name DROP COLUMN gone;
+		CREATE INDEX ${name}_form ON s.$name (form, at);
+		CREATE TABLE s.${name}_child (${name}_id integer REFERENCES s.$name);
+		CREATE FUNCTION s.${name}_stamp() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN NEW.note := NEW.note || '.'; RETURN NEW; END \$\$;
+		CREATE TRIGGER stamp BEFORE INSERT ON s.$name FOR EACH ROW EXECUTE FUNCTION s.${name}_stamp();
+		INSERT INTO s.$name (form, note, at) SELECT g % 10, 'n' || g, now() - g * interval '1 hour' FROM generate_series(1, 2000) g;});
+	return if $name ne 't';
+	$node->safe_psql('d', q{
+		CREATE VIEW s.totals AS SELECT form, count(*) AS n FROM s.t GROUP BY form;
+		CREATE MATERIALIZED VIEW s.days AS SELECT form, (at AT TIME ZONE 'UTC')::date AS day, count(*) AS n FROM s.t GROUP BY 1, 2;
+		CREATE UNIQUE INDEX ON s.days (form, day);
+		SELECT concertmaster.manage_matview('s.days', NULL)});
+	$node->safe_psql('d', "CALL concertmaster.run_job('refresh s.days')");
+	is($node->safe_psql('d', 'SELECT mode FROM concertmaster.matviews'), 'incremental', 'a view of it is incremental');
+	return;
+}
+
+# All that is on a table, as text.
+sub definition
+{
+	my ($name) = @_;
+	return $node->safe_psql('d', qq{
+		SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 's.$name'::regclass
+		UNION ALL SELECT conname || pg_get_constraintdef(oid) FROM pg_constraint WHERE 's.$name'::regclass IN (conrelid, confrelid)
+		UNION ALL SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 's.$name'::regclass AND NOT tgisinternal
+		UNION ALL SELECT relkind::text FROM pg_class WHERE relnamespace = 's'::regnamespace AND relname LIKE '$name%' ORDER BY 1});
+}
+
+# Run a call until its worker waits at that statement; the session and the
+# worker's pid, or nothing if it came to its end before.
+sub begin_held
+{
+	my ($number, $sql) = @_;
+	$node->safe_psql('d', "SELECT setval('s.statement', 1, false); UPDATE s.hold SET number = $number");
+	my $session = $node->background_psql('d', on_error_stop => 0);
+	$session->query_until(qr/begun/, "SELECT pg_advisory_lock(4711);\n\\echo begun\n$sql;\n\\echo ended\n");
+	my $pid = '';
+	poll_until(sub {
+		$pid = $node->safe_psql('d', "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted");
+		$session->{run}->pump_nb;
+		return $pid ne '' || $session->{stdout} =~ /ended/;
+	});
+	return ($session, $pid);
+}
+
+# Kill the worker at that statement.  False if the call came to its end before.
+sub kill_at
+{
+	my ($number) = @_;
+	my ($session, $pid) = begin_held($number, $call);
+	if ($pid eq '')
+	{
+		$session->quit;
+		return 0;
+	}
+	my $then = $node->safe_psql('d', 'SELECT clock_timestamp()');
+	kill 'KILL', $pid;
+	# Every other process goes as well, then the server comes back by itself.
+	poll_sql($node, 'd', "SELECT backend_start > '$then' FROM pg_stat_activity WHERE backend_type = 'checkpointer'", 't',
+		"killed at statement $number: the server is back");
+	eval { $session->quit };
+	return 1;
+}
