@@ -4,7 +4,7 @@
 CREATE TABLE concertmaster.conversion (
     relid           oid PRIMARY KEY,
     parent          oid UNIQUE,
-    state           text NOT NULL DEFAULT 'preparing' CHECK (state IN ('preparing', 'swapped', 'converted', 'cancelled')),
+    state           text NOT NULL DEFAULT 'preparing' CHECK (state IN ('preparing', 'swapped', 'converted', 'cancelled', 'stopped')),
     column_name     name NOT NULL,
     period          interval,
     width           bigint,
@@ -23,7 +23,7 @@ CREATE TABLE concertmaster.conversion (
 COMMENT ON TABLE concertmaster.conversion IS 'tables that are being, or were, converted to partitioned ones in place';
 COMMENT ON COLUMN concertmaster.conversion.relid IS 'oid of the table, which becomes the old part';
 COMMENT ON COLUMN concertmaster.conversion.parent IS 'oid of the partitioned table; NULL: not made yet';
-COMMENT ON COLUMN concertmaster.conversion.state IS 'preparing: the table is what it was, with something beside it; swapped: the partitioned table has its place; converted: nothing is left to do; cancelled: what is beside it is being removed';
+COMMENT ON COLUMN concertmaster.conversion.state IS 'preparing: the table is what it was, with something beside it; swapped: the partitioned table has its place; converted: nothing is left to do; cancelled: what is beside it is being removed; stopped: preparing, until somebody calls again';
 COMMENT ON COLUMN concertmaster.conversion.column_name IS 'partition key';
 COMMENT ON COLUMN concertmaster.conversion.period IS 'length of a partition in time; NULL: width counts';
 COMMENT ON COLUMN concertmaster.conversion.width IS 'numbers in a partition; NULL: period counts';

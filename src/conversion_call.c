@@ -6,8 +6,8 @@
  * convert_to_partitioned() looks, refuses what explain_conversion() says is
  * refused or to be accepted, writes down what is asked for, and has the
  * table's job "convert schema.table" run by a worker, whose progress it shows
- * while it waits.  A run that ends early, whatever the reason, is gone on with
- * by the next: the job's own, if it was put off or failed, or another call.
+ * while it waits.  A run that ends early is gone on with by the next: the
+ * job's own, if it was put off or failed; if it was cancelled, another call's.
  *
  * cancel_conversion() has the same job take back what was done, as long as
  * the tables are not exchanged.
@@ -19,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -72,7 +73,14 @@ cm_convert_to_partitioned(PG_FUNCTION_ARGS)
 				 errmsg("argument \"ahead\" must be at least 1")));
 	table = pstrdup(cm_relation_quoted(relid));
 	state = cm_conversion_state(relid);
-	if (state == NULL || state->phase == CM_CONVERSION_PREPARING)
+	if (state != NULL && OidIsValid(state->parent) && state->phase != CM_CONVERSION_PREPARING &&
+		state->phase != CM_CONVERSION_STOPPED && get_rel_relkind(state->parent) != RELKIND_PARTITIONED_TABLE)
+	{
+		/* Of a table that is gone, whose number this one has got. */
+		cm_conversion_state_forget(state->relid);
+		state = NULL;
+	}
+	if (state == NULL || state->phase == CM_CONVERSION_PREPARING || state->phase == CM_CONVERSION_STOPPED)
 	{
 		if (state != NULL && strcmp(state->wish->column_name, wish.column_name) != 0)
 			ereport(ERROR,

@@ -18,7 +18,8 @@ typedef enum CmConversionPhase
 	CM_CONVERSION_PREPARING,	/* the table is what it was, with something beside it */
 	CM_CONVERSION_SWAPPED,		/* the partitioned table has its place */
 	CM_CONVERSION_DONE,
-	CM_CONVERSION_CANCELLED		/* what is beside the table is to be removed */
+	CM_CONVERSION_CANCELLED,	/* what is beside the table is to be removed */
+	CM_CONVERSION_STOPPED		/* preparing, but only the next call goes on */
 } CmConversionPhase;
 
 /* A conversion that was begun. */
@@ -47,6 +48,7 @@ extern void cm_conversion_state_begin(Oid relid, const CmConversionWish *wish, i
 extern void cm_conversion_state_bound(Oid relid, const char *bound);
 extern void cm_conversion_state_created(Oid relid, Oid parent, const char *fingerprint);
 extern void cm_conversion_state_phase(Oid relid, CmConversionPhase phase);
+extern void cm_conversion_state_stop(Oid relid);
 extern void cm_conversion_state_forget(Oid relid);
 
 /* in conversion_create.c */

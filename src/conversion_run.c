@@ -348,6 +348,44 @@ load_state(const CmJob *job)
 	return state;
 }
 
+/*
+ * All up to the swap.  Who cancels it shall not find it done an hour later, so
+ * then the job's next runs do nothing until somebody calls again.
+ */
+static bool
+prepare_or_stop(Run *run)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			relid = run->state->relid;
+	ErrorData  *volatile edata = NULL;
+	volatile bool done = false;
+
+	PG_TRY();
+	{
+		done = prepare(run);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+
+	if (edata == NULL)
+		return done;
+	cm_transaction_abort();
+	MemoryContextSwitchTo(context);
+	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
+	{
+		cm_transaction_begin(GetSessionUserId());
+		cm_conversion_state_stop(relid);
+		cm_transaction_commit();
+	}
+	MemoryContextSwitchTo(context);
+	ReThrowError(edata);
+}
+
 /* Convert, or go on with it.  Called by a worker outside of any transaction. */
 void
 cm_conversion_run(const CmJob *job, CmJobOutcome *outcome)
@@ -361,6 +399,11 @@ cm_conversion_run(const CmJob *job, CmJobOutcome *outcome)
 		outcome->message = "there is no conversion of this table";
 		return;
 	}
+	if (run.state->phase == CM_CONVERSION_STOPPED)
+	{
+		outcome->message = "stopped: the next call of convert_to_partitioned() goes on";
+		return;
+	}
 	run.context = AllocSetContextCreate(CurrentMemoryContext, "concertmaster conversion look", ALLOCSET_DEFAULT_SIZES);
 	if (run.state->phase == CM_CONVERSION_PREPARING || run.state->phase == CM_CONVERSION_CANCELLED)
 		look(&run);
@@ -372,7 +415,7 @@ cm_conversion_run(const CmJob *job, CmJobOutcome *outcome)
 	}
 	if (run.state->phase == CM_CONVERSION_PREPARING)
 	{
-		if (!prepare(&run))
+		if (!prepare_or_stop(&run))
 			return;
 		look(&run);
 	}

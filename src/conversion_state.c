@@ -6,8 +6,9 @@
  * A row of concertmaster.conversion is what was asked for, and how far it
  * came: preparing (the table is what it was, beside it stand a constraint,
  * indexes, an empty partitioned table), swapped (the partitioned table has
- * its place), converted (nothing is left to do), or cancelled (what stands
- * beside it is to be removed).  Found by the oid of either table.
+ * its place), converted (nothing is left to do), cancelled (what stands beside
+ * it is to be removed), or stopped (preparing, until somebody calls again).
+ * Found by the oid of either table.
  *
  * How far exactly, between two states, the server's own catalog says: whether
  * the constraint is there and validated, which index is valid.  So a run that
@@ -27,7 +28,7 @@
 
 #include "conversion_do.h"
 
-static const char *const state_names[] = {"preparing", "swapped", "converted", "cancelled"};
+static const char *const state_names[] = {"preparing", "swapped", "converted", "cancelled", "stopped"};
 
 /* A column of the row that SPI has found as text in the current context, or NULL. */
 static char *
@@ -156,7 +157,7 @@ cm_conversion_state_begin(Oid relid, const CmConversionWish *wish, int32 ahead, 
 						  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 						  " ON CONFLICT (relid) DO UPDATE SET period = EXCLUDED.period, width = EXCLUDED.width, epoch = EXCLUDED.epoch,"
 						  "   timezone = EXCLUDED.timezone, foreign_keys = EXCLUDED.foreign_keys, accept = EXCLUDED.accept,"
-						  "   ahead = EXCLUDED.ahead, retention = EXCLUDED.retention",
+						  "   ahead = EXCLUDED.ahead, retention = EXCLUDED.retention, state = 'preparing'",
 						  10, types, values, nulls, false, 0);
 	cm_scope_leave(&scope);
 }
@@ -199,6 +200,13 @@ cm_conversion_state_phase(Oid relid, CmConversionPhase phase)
 {
 	update_state(relid, "state = $3, ended_at = CASE WHEN $3 = 'converted' THEN now() END",
 				 InvalidOid, state_names[phase]);
+}
+
+/* Whoever waited for it has cancelled the run. */
+void
+cm_conversion_state_stop(Oid relid)
+{
+	update_state(relid, "state = CASE state WHEN 'preparing' THEN 'stopped' ELSE state END", InvalidOid, NULL);
 }
 
 /* Nothing of it is left. */

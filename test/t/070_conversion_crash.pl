@@ -76,6 +76,19 @@ for my $number (1, 3, 4)
 	is($node->safe_psql('d', "SELECT count(*) FROM concertmaster.conversions WHERE table_name = 's.c$number'::regclass"), '0', '... and no conversion is left');
 }
 
+# A call that is cancelled stops the conversion, until it is taken back.
+make_table('stop');
+my $before = definition('stop');
+my ($session, $pid) = begin_held(3, $call =~ s/s\.t'/s.stop'/r);
+ok($pid, 'a statement is held');
+$node->safe_psql('d', "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL concertmaster.convert%' AND state = 'active'");
+poll_sql($node, 'd', "SELECT state FROM concertmaster.conversions WHERE table_name = 's.stop'::regclass", 'stopped', 'a cancelled call stops it');
+eval { $session->quit };
+psql_ok($node, 'd', "CALL concertmaster.run_job('convert s.stop')", 'a run of the job');
+is($node->safe_psql('d', "SELECT state FROM concertmaster.conversions WHERE table_name = 's.stop'::regclass"), 'stopped', '... does not go on');
+psql_ok($node, 'd', "CALL concertmaster.cancel_conversion('s.stop')", 'it can be taken back');
+is(definition('stop'), $before, '... the table is as it was');
+
 $node->stop;
 done_testing();
 
