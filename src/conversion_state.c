@@ -131,11 +131,12 @@ cm_conversion_state_begin(Oid relid, const CmConversionWish *wish, int32 ahead, 
 {
 	Oid			types[10] = {OIDOID, TEXTOID, INTERVALOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, INT4OID, INTERVALOID};
 	Datum		values[10];
-	char		nulls[10] = "          ";
+	char		nulls[10];
 	ArrayBuildState *codes = NULL;
 	ListCell   *cell;
 	CmScope		scope;
 
+	memset(nulls, ' ', sizeof(nulls));
 	foreach(cell, wish->accept)
 		codes = accumArrayResult(codes, CStringGetTextDatum(lfirst(cell)), false, TEXTOID, CurrentMemoryContext);
 	values[0] = ObjectIdGetDatum(relid);
@@ -168,9 +169,10 @@ update_state(Oid relid, const char *assignments, Oid oid, const char *text)
 {
 	Oid			types[3] = {OIDOID, OIDOID, TEXTOID};
 	Datum		values[3];
-	char		nulls[3] = "   ";
+	char		nulls[3];
 	CmScope		scope;
 
+	memset(nulls, ' ', sizeof(nulls));
 	values[0] = ObjectIdGetDatum(relid);
 	values[1] = ObjectIdGetDatum(oid);
 	set_text(&values[2], &nulls[2], text);
