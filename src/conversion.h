@@ -89,13 +89,10 @@ typedef struct CmConversionIndex
 /* A foreign key of another table, or of itself, to the table. */
 typedef struct CmConversionReference
 {
-	Oid			constraint;
 	Oid			relid;			/* whose it is */
 	char	   *name;
-	char	   *columns;		/* the referencing ones, quoted */
 	bool		has_key;		/* it references the key too: it can be made anew */
 	int64		bytes;			/* of the referencing table */
-	double		rows;
 } CmConversionReference;
 
 /* What the caller has said. */
@@ -143,7 +140,7 @@ typedef struct CmConversion
 } CmConversion;
 
 /* in conversion_look.c */
-extern CmConversion *cm_conversion_look(Oid relid, const CmConversionWish *wish);
+extern CmConversion *cm_conversion_look(Oid relid, const CmConversionWish *wish, bool statements);
 
 /* in conversion_look.c, for the files below: inside cm_catalog_enter() alone */
 extern CmFinding *cm_conversion_find(CmConversion *conversion, CmFindingStatus status,

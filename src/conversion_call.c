@@ -87,7 +87,7 @@ cm_convert_to_partitioned(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("table %s is being converted by column \"%s\"", table, state->wish->column_name),
 					 errhint("CALL concertmaster.cancel_conversion(%s) first.", quote_literal_cstr(table))));
-		cm_conversion_require(cm_conversion_look(relid, &wish));
+		cm_conversion_require(cm_conversion_look(relid, &wish, true));
 		cm_conversion_state_begin(relid, &wish, PG_GETARG_INT32(ARG_AHEAD),
 								  PG_ARGISNULL(ARG_RETENTION) ? NULL : PG_GETARG_INTERVAL_P(ARG_RETENTION));
 	}

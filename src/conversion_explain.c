@@ -284,6 +284,6 @@ cm_explain_conversion(PG_FUNCTION_ARGS)
 	Oid			relid = cm_conversion_arguments(fcinfo, &wish);
 
 	InitMaterializedSRF(fcinfo, 0);
-	put_all((ReturnSetInfo *) fcinfo->resultinfo, cm_conversion_look(relid, &wish));
+	put_all((ReturnSetInfo *) fcinfo->resultinfo, cm_conversion_look(relid, &wish, true));
 	return (Datum) 0;
 }

@@ -138,10 +138,7 @@ static void
 load_references(CmConversion *conversion)
 {
 	int			rows = cm_conversion_select(conversion,
-											"SELECT k.oid, k.conrelid, k.conname, $2 = ANY (k.confkey) AS has_key, coalesce(concertmaster._relation_size(k.conrelid), 0) AS bytes,"
-											"       greatest(r.reltuples, 0) AS rows,"
-											"       (SELECT string_agg(quote_ident(c.attname), ', ' ORDER BY u.n) FROM unnest(k.conkey) WITH ORDINALITY u(attnum, n)"
-											"          JOIN pg_attribute c ON c.attrelid = k.conrelid AND c.attnum = u.attnum) AS columns"
+											"SELECT k.conrelid, k.conname, $2 = ANY (k.confkey) AS has_key, coalesce(concertmaster._relation_size(k.conrelid), 0) AS bytes"
 											"  FROM pg_constraint k JOIN pg_class r ON r.oid = k.conrelid"
 											" WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 ORDER BY r.relname, k.conname");
 
@@ -150,13 +147,10 @@ load_references(CmConversion *conversion)
 		MemoryContext caller = MemoryContextSwitchTo(conversion->context);
 		CmConversionReference *reference = palloc0(sizeof(CmConversionReference));
 
-		reference->constraint = atooid(cm_conversion_value(i, "oid"));
 		reference->relid = atooid(cm_conversion_value(i, "conrelid"));
 		reference->name = cm_conversion_value(i, "conname");
 		reference->has_key = cm_conversion_value(i, "has_key")[0] == 't';
 		reference->bytes = strtoll(cm_conversion_value(i, "bytes"), NULL, 10);
-		reference->rows = strtod(cm_conversion_value(i, "rows"), NULL);
-		reference->columns = cm_conversion_value(i, "columns");
 		conversion->references = lappend(conversion->references, reference);
 		MemoryContextSwitchTo(caller);
 	}

@@ -239,10 +239,12 @@ look_basics(CmConversion *conversion)
 
 /*
  * Look at a table that the caller has been asked whether he may.  The result
- * lives in a context of its own below the current one.
+ * lives in a context of its own below the current one.  statements: look into
+ * pg_stat_statements, too, with the current user's rights; a worker must not,
+ * as it would show others' statements to the table's owner.
  */
 CmConversion *
-cm_conversion_look(Oid relid, const CmConversionWish *wish)
+cm_conversion_look(Oid relid, const CmConversionWish *wish, bool statements)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "concertmaster conversion",
@@ -270,7 +272,8 @@ cm_conversion_look(Oid relid, const CmConversionWish *wish)
 	if (!conversion->hopeless)
 	{
 		cm_conversion_look_rows(conversion);
-		cm_conversion_look_statements(conversion);
+		if (statements)
+			cm_conversion_look_statements(conversion);
 		cm_conversion_plan_steps(conversion);
 	}
 	MemoryContextSwitchTo(caller);

@@ -17,7 +17,10 @@
  *		ANALYZE
  *
  * The CHECK refuses rows at the bound and above, so it is made after what
- * takes longest, and made anew if the bound has come near.  A step that was
+ * takes longest, taken away by the first run that finds values near the bound
+ * (by the margin of conversion_rows.c, a day of time at least, or a whole
+ * partition of numbers; a job is run again within an hour), whatever else is in
+ * the way, and when the conversion is stopped.  A step that was
  * not to be had in time puts the run off; the job is run again.  Whatever
  * fails or dies, the table is as it was until step 5 commits; what stands
  * beside it is used by the next run, or removed by cancel_conversion().
@@ -54,6 +57,7 @@ typedef struct Run
 	MemoryContext context;		/* of a look; reset before each */
 	CmConversionState *state;
 	CmConversion *conversion;
+	char	   *next_bound;		/* that would be chosen now; NULL: none can be */
 	int			done;			/* steps, for progress */
 } Run;
 
@@ -133,7 +137,8 @@ look(Run *run)
 				 errmsg("the conversion was forgotten meanwhile")));
 	if (run->state->phase == CM_CONVERSION_PREPARING || run->state->phase == CM_CONVERSION_CANCELLED)
 	{
-		run->conversion = cm_conversion_look(run->state->relid, run->state->wish);
+		run->conversion = cm_conversion_look(run->state->relid, run->state->wish, false);
+		run->next_bound = run->conversion->bound;
 		if (run->state->bound != NULL)
 			run->conversion->bound = run->state->bound;
 	}
@@ -216,20 +221,23 @@ cm_conversion_drop_check(void *arg)
 	cm_conversion_state_bound(conversion->relid, NULL);
 }
 
-/* Is the bound of times less than an hour away, which the swap may not come to? */
+/*
+ * Take the CHECK away if values come near its bound, which is where another one
+ * would be chosen now: until the swap it refuses what is beyond.  False: put off.
+ */
 static bool
-bound_is_near(const CmConversion *conversion)
+forget_near_bound(Run *run)
 {
-	const char *type = conversion->key_type == DATEOID ? "date" :
-		conversion->key_type == TIMESTAMPOID ? "timestamp" :
-		conversion->key_type == TIMESTAMPTZOID ? "timestamptz" : NULL;
-	char	   *near;
+	CmConversion *conversion = run->conversion;
 
-	if (type == NULL)
-		return false;
-	near = cm_conversion_query(psprintf("SELECT 'near' WHERE %s::%s <= (now() + interval '1 hour')::%s", conversion->bound, type, type),
-							   InvalidOid, NULL);
-	return near != NULL;
+	if (run->state->bound == NULL ||
+		(run->next_bound != NULL && strcmp(run->next_bound, run->state->bound) == 0))
+		return true;
+	if (!cm_attempt_commit(cm_conversion_drop_check, conversion, GetSessionUserId(),
+						   cm_lock_wish(NIL, conversion->relid, AccessExclusiveLock)))
+		return put_off(run, "the table was locked", conversion->relid, AccessExclusiveLock);
+	look(run);
+	return true;
 }
 
 /* The CHECK, validated.  False: put off. */
@@ -237,24 +245,17 @@ static bool
 prove_bound(Run *run)
 {
 	CmConversion *conversion = run->conversion;
-	List	   *wishes = cm_lock_wish(NIL, conversion->relid, AccessExclusiveLock);
 	char	   *valid;
 
-	if (run->state->bound != NULL && bound_is_near(conversion))
-	{
-		if (!cm_attempt_commit(cm_conversion_drop_check, conversion, GetSessionUserId(), wishes))
-			return put_off(run, "the table was locked", conversion->relid, AccessExclusiveLock);
-		look(run);
-		conversion = run->conversion;
-	}
 	if (run->state->bound == NULL)
 	{
 		tell(run, psprintf("adding constraint \"%s\"", conversion->check_name));
-		if (!cm_attempt_commit(add_check, conversion, GetSessionUserId(), wishes))
+		if (!cm_attempt_commit(add_check, conversion, GetSessionUserId(),
+							   cm_lock_wish(NIL, conversion->relid, AccessExclusiveLock)))
 			return put_off(run, "the table was locked", conversion->relid, AccessExclusiveLock);
 	}
 	valid = cm_conversion_query("SELECT convalidated::text FROM pg_constraint WHERE conrelid = $1 AND conname = $2",
-				conversion->relid, conversion->check_name);
+								conversion->relid, conversion->check_name);
 	if (valid == NULL)
 	{
 		/* Somebody dropped it: begin with it again. */
@@ -321,13 +322,19 @@ prepare(Run *run)
 {
 	ListCell   *cell;
 
+	/* Even where the rest cannot be done. */
+	if (!forget_near_bound(run))
+		return false;
 	cm_conversion_require(run->conversion);
 	foreach(cell, run->conversion->unique_indexes)
 	{
 		if (!build_index(run, lfirst(cell)))
 			return false;
 	}
-	return prove_bound(run) && set_not_null(run) && exchange(run);
+
+	/* That can have taken days. */
+	look(run);
+	return forget_near_bound(run) && prove_bound(run) && set_not_null(run) && exchange(run);
 }
 
 /* The conversion that a job is about; an error if there is none. */
@@ -346,6 +353,24 @@ load_state(const CmJob *job)
 	cm_transaction_commit();
 	MemoryContextSwitchTo(caller);
 	return state;
+}
+
+/*
+ * The step that stops a conversion.  Its CHECK goes, as nobody would see its
+ * bound come near; if that is not to be had, the job goes on.
+ */
+static void
+stop(void *arg)
+{
+	Oid			relid = *(Oid *) arg;
+	CmConversionState *state = cm_conversion_state(relid);
+
+	if (state != NULL && state->bound != NULL)
+		cm_run_as(cm_relation_owner(relid),
+				  psprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s", cm_relation_quoted(relid),
+						   quote_identifier(cm_conversion_name(cm_relation_name(relid), "_bound"))));
+	cm_conversion_state_bound(relid, NULL);
+	cm_conversion_state_stop(relid);
 }
 
 /*
@@ -377,11 +402,8 @@ prepare_or_stop(Run *run)
 	cm_transaction_abort();
 	MemoryContextSwitchTo(context);
 	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
-	{
-		cm_transaction_begin(GetSessionUserId());
-		cm_conversion_state_stop(relid);
-		cm_transaction_commit();
-	}
+		(void) cm_attempt_commit(stop, &relid, GetSessionUserId(),
+								 cm_lock_wish(NIL, relid, AccessExclusiveLock));
 	MemoryContextSwitchTo(context);
 	ReThrowError(edata);
 }

@@ -76,16 +76,27 @@ for my $number (1, 3, 4)
 	is($node->safe_psql('d', "SELECT count(*) FROM concertmaster.conversions WHERE table_name = 's.c$number'::regclass"), '0', '... and no conversion is left');
 }
 
+# A bound that values come near is given up, also where something is in the way.
+make_table('near');
+my ($kept, $worker) = begin_held(3, $call =~ s/s\.t'/s.near'/r);
+ok($worker, 'the constraint is there');
+$node->safe_psql('d', "SELECT pg_terminate_backend($worker)");
+eval { $kept->quit };
+$node->safe_psql('d', "UPDATE concertmaster.conversion SET bound = quote_literal('2020-01-01') WHERE relid = 's.near'::regclass; CREATE RULE r AS ON INSERT TO s.near DO ALSO NOTIFY x");
+psql_error($node, 'd', "CALL concertmaster.run_job('convert s.near')", qr/cannot convert table "near"/, 'a run with something in the way');
+is($node->safe_psql('d', "SELECT count(*) FROM pg_constraint WHERE conname = 'near_bound'"), '0', '... gives up the constraint all the same');
+
 # A call that is cancelled stops the conversion, until it is taken back.
 make_table('stop');
 my $before = definition('stop');
-my ($session, $pid) = begin_held(3, $call =~ s/s\.t'/s.stop'/r);
+my ($session, $pid) = begin_held(4, $call =~ s/s\.t'/s.stop'/r);
 ok($pid, 'a statement is held');
 $node->safe_psql('d', "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL concertmaster.convert%' AND state = 'active'");
 poll_sql($node, 'd', "SELECT state FROM concertmaster.conversions WHERE table_name = 's.stop'::regclass", 'stopped', 'a cancelled call stops it');
 eval { $session->quit };
 psql_ok($node, 'd', "CALL concertmaster.run_job('convert s.stop')", 'a run of the job');
 is($node->safe_psql('d', "SELECT state FROM concertmaster.conversions WHERE table_name = 's.stop'::regclass"), 'stopped', '... does not go on');
+is($node->safe_psql('d', "SELECT count(*) FROM pg_constraint WHERE conname = 'stop_bound'"), '0', '... and no constraint refuses rows meanwhile');
 psql_ok($node, 'd', "CALL concertmaster.cancel_conversion('s.stop')", 'it can be taken back');
 is(definition('stop'), $before, '... the table is as it was');
 
