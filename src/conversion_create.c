@@ -30,6 +30,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "storage/lmgr.h"
@@ -57,7 +58,7 @@
  */
 static const char *const create_queries[] = {
 	"SELECT format('CREATE TABLE %s (%s) PARTITION BY RANGE (%s)', $2, string_agg(CASE"
-	"         WHEN a.attisdropped THEN format('%I %s', 'dropped_' || a.attnum, coalesce("
+	"         WHEN a.attisdropped THEN format('%I %s', a.attname, coalesce("
 	"           (SELECT format_type(w.oid, NULL) FROM pg_type w WHERE w.typlen = a.attlen AND w.typalign = a.attalign"
 	"               AND w.typtype = 'b' AND w.typelem = 0 AND w.typnamespace = 'pg_catalog'::regnamespace ORDER BY w.oid LIMIT 1), 'text'))"
 	"         ELSE format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod))"
@@ -77,7 +78,7 @@ static const char *const create_queries[] = {
 	"         AND s.classid = 'pg_class'::regclass AND s.deptype = 'i' LIMIT 1)"
 	" WHERE a.attrelid = $1 AND a.attnum > 0",
 
-	"SELECT format('ALTER TABLE %s %s', $2, string_agg(format('DROP COLUMN %I', 'dropped_' || a.attnum), ', '))"
+	"SELECT format('ALTER TABLE %s %s', $2, string_agg(format('DROP COLUMN %I', a.attname), ', '))"
 	"  FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND a.attisdropped HAVING count(*) > 0",
 
 	"SELECT format('ALTER TABLE %s ALTER COLUMN %I %s', $2, a.attname, w.what)"
@@ -317,12 +318,12 @@ void
 cm_conversion_drop_parent(const CmConversion *conversion)
 {
 	const CmConversionState *state = cm_conversion_state(conversion->relid);
-	char	   *table = cm_conversion_quoted(conversion, conversion->new_name);
 
-	if (state == NULL || !OidIsValid(state->parent) ||
-		cm_conversion_find_relation(conversion, conversion->new_name) != state->parent)
+	/* Found by oid: the table may have got another name, schema or owner since. */
+	if (state == NULL || !OidIsValid(state->parent) || state->phase == CM_CONVERSION_SWAPPED ||
+		state->phase == CM_CONVERSION_DONE || get_rel_relkind(state->parent) != RELKIND_PARTITIONED_TABLE)
 		return;
-	cm_run_as(conversion->owner, psprintf("DROP TABLE %s", table));
+	cm_run_as(cm_relation_owner(state->parent), psprintf("DROP TABLE %s", cm_relation_quoted(state->parent)));
 }
 
 /*

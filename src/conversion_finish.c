@@ -124,7 +124,7 @@ cm_conversion_finish(const CmConversionState *state, CmJobOutcome *outcome)
 				 errmsg("the partitioned table with OID %u was dropped", state->parent)));
 	owner = atooid(owner_text);
 	if (!validate_keys(state, owner, outcome) ||
-		!drop_bound(state, owner, cm_conversion_name(name, "_bound"), outcome))
+		!drop_bound(state, owner, state->check_name, outcome))
 		return false;
 	if (!cm_attempt_commit(begin_set, (void *) state, GetSessionUserId(), NIL))
 		return cm_conversion_put_off(outcome, "the partition set could not be begun", state->parent, ShareUpdateExclusiveLock);
@@ -158,7 +158,8 @@ cm_conversion_undo(const CmConversionState *state, const CmConversion *conversio
 
 	if (!cm_attempt_commit(drop_parent, (void *) conversion, GetSessionUserId(), NIL))
 		return cm_conversion_put_off(outcome, "a table that this one references was locked", conversion->relid, AccessShareLock);
-	if (!cm_attempt_commit(cm_conversion_drop_check, (void *) conversion, GetSessionUserId(),
+	if (state->bound != NULL &&
+		!cm_attempt_commit(cm_conversion_drop_check, (void *) conversion, GetSessionUserId(),
 						   cm_lock_wish(NIL, conversion->relid, AccessExclusiveLock)))
 		return cm_conversion_put_off(outcome, "the table was locked", conversion->relid, AccessExclusiveLock);
 	foreach(cell, conversion->unique_indexes)

@@ -121,7 +121,9 @@ load_indexes(CmConversion *conversion)
 		index->name = cm_conversion_value(i, "relname");
 		index->columns = psprintf("%s, %s", cm_conversion_value(i, "columns"), conversion->key_quoted);
 		index->suffix = cm_conversion_value(i, "suffix");
-		index->replacement = cm_conversion_name(index->name, "_with_key");
+		/* Cut short, two names could become the same. */
+		index->replacement = strlen(index->name) + strlen("_with_key") < NAMEDATALEN ?
+			psprintf("%s_with_key", index->name) : psprintf("concertmaster_%u_with_key", index->relid);
 		index->constraint = constraint ? constraint[0] : '\0';
 		index->nulls = cm_conversion_value(i, "nulls");
 		index->include = cm_conversion_value(i, "include");

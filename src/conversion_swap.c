@@ -230,6 +230,7 @@ is_ready(const CmConversionSwap *swap)
 	return get_rel_name(conversion->relid) != NULL && get_rel_name(swap->parent) != NULL &&
 		strcmp(get_rel_name(conversion->relid), conversion->name) == 0 &&
 		strcmp(get_rel_name(swap->parent), conversion->new_name) == 0 &&
+		get_rel_namespace(swap->parent) == get_rel_namespace(conversion->relid) &&
 		strcmp(cm_conversion_fingerprint(conversion), swap->fingerprint) == 0;
 }
 

@@ -162,9 +162,27 @@ INSERT INTO steps VALUES ('00000000-0000-7000-8000-000000000000', 1);
 DELETE FROM runs WHERE n = 1;
 SELECT count(*) FROM steps;
 
+-- Names that it gives, where they are in use: nothing is touched; and long ones.
+\set VERBOSITY terse
+CREATE TABLE taken (id integer PRIMARY KEY, at timestamptz NOT NULL, n integer, CONSTRAINT taken_bound CHECK (n > 0));
+CREATE INDEX taken_pkey_with_key ON taken (n);
+CREATE TABLE taken_partitioned (n integer);
+CALL concertmaster.convert_to_partitioned('taken', 'at', '1 month', accept => '{unique_index_without_column}');
+CALL concertmaster.cancel_conversion('taken');
+SELECT object, status, detail, remedy FROM concertmaster.explain_conversion('taken', 'at', '1 month') WHERE code = 'name_taken' ORDER BY object;
+SELECT conname FROM pg_constraint WHERE conrelid = 'taken'::regclass AND contype <> 'n' UNION ALL SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'taken'::regclass ORDER BY 1;
+CREATE TABLE long (a integer, b integer, at timestamptz NOT NULL, gone integer, dropped_4 integer);
+ALTER TABLE long DROP COLUMN gone;
+CREATE UNIQUE INDEX long_index_whose_name_has_as_many_letters_as_names_can_have_aaa ON long (a);
+CREATE UNIQUE INDEX long_index_whose_name_has_as_many_letters_as_names_can_have_aab ON long (b);
+CALL concertmaster.convert_to_partitioned('long', 'at', '1 month', accept => '{unique_index_without_column}');
+SELECT regexp_replace(indexrelid::regclass::text, '\d+', 'N'), regexp_replace(pg_get_indexdef(indexrelid), '.* USING', '') FROM pg_index WHERE indrelid IN ('long'::regclass, 'long_legacy'::regclass) ORDER BY 1, 2;
+
+\set VERBOSITY default
+
 -- Tidy up.
 SELECT concertmaster.unmanage_matview('managed');
-SELECT concertmaster.forget_partition_set('"Answers"'), concertmaster.forget_partition_set('runs');
+SELECT concertmaster.forget_partition_set(t) FROM unnest('{"\"Answers\"",runs,long}'::regclass[]) t;
 DROP PUBLICATION regress_conv;
 SET client_min_messages = error;
 DROP SCHEMA "Conv" CASCADE;
