@@ -144,6 +144,7 @@ typedef struct CmConversion
 
 /* in conversion_look.c */
 extern CmConversion *cm_conversion_look(Oid relid, const CmConversionWish *wish, bool statements);
+extern CmConversion *cm_conversion_look_catalogs(Oid relid, const CmConversionWish *wish);
 
 /* in conversion_look.c, for the files below: inside cm_catalog_enter() alone */
 extern CmFinding *cm_conversion_find(CmConversion *conversion, CmFindingStatus status,

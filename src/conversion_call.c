@@ -135,12 +135,12 @@ cm_cancel_conversion(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table %s is not being converted", table),
 				 errhint("View concertmaster.conversions lists those that are.")));
-	if (state->phase == CM_CONVERSION_SWAPPED || state->phase == CM_CONVERSION_DONE)
+	if (state->phase == CM_CONVERSION_SWAPPED || state->phase == CM_CONVERSION_DONE ||
+		!cm_conversion_state_cancel(state->relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table %s is partitioned already", table),
 				 errdetail("A conversion can be cancelled until the tables are exchanged.")));
-	cm_conversion_state_phase(relid, CM_CONVERSION_CANCELLED);
 	stop_run(relid);
 	job_id = cm_job_upsert(CM_JOB_CONVERT, relid, 0, NULL, false);
 	run_job(fcinfo, job_id, table);

@@ -49,6 +49,7 @@ extern void cm_conversion_state_begin(Oid relid, const CmConversionWish *wish, i
 extern void cm_conversion_state_bound(Oid relid, const char *bound, const char *check_name);
 extern void cm_conversion_state_created(Oid relid, Oid parent, const char *fingerprint);
 extern void cm_conversion_state_phase(Oid relid, CmConversionPhase phase);
+extern bool cm_conversion_state_cancel(Oid relid);
 extern void cm_conversion_state_stop(Oid relid);
 extern void cm_conversion_state_forget(Oid relid);
 

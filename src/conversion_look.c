@@ -296,13 +296,11 @@ look_basics(CmConversion *conversion)
 }
 
 /*
- * Look at a table that the caller has been asked whether he may.  The result
- * lives in a context of its own below the current one.  statements: look into
- * pg_stat_statements, too, with the current user's rights; a worker must not,
- * as it would show others' statements to the table's owner.
+ * Look at a table without its rows, and without planning steps.  The result
+ * lives in a context of its own below the current one.
  */
 CmConversion *
-cm_conversion_look(Oid relid, const CmConversionWish *wish, bool statements)
+cm_conversion_look_catalogs(Oid relid, const CmConversionWish *wish)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "concertmaster conversion",
@@ -329,6 +327,22 @@ cm_conversion_look(Oid relid, const CmConversionWish *wish, bool statements)
 		look_names(conversion);
 	}
 	cm_scope_leave(&scope);
+	MemoryContextSwitchTo(caller);
+	return conversion;
+}
+
+/*
+ * Look at a table that the caller has been asked whether he may, and plan the
+ * steps.  The result lives as above.  statements: look into
+ * pg_stat_statements, too, with the current user's rights; a worker must not,
+ * as it would show others' statements to the table's owner.
+ */
+CmConversion *
+cm_conversion_look(Oid relid, const CmConversionWish *wish, bool statements)
+{
+	CmConversion *conversion = cm_conversion_look_catalogs(relid, wish);
+	MemoryContext caller = MemoryContextSwitchTo(conversion->context);
+
 	if (!conversion->hopeless)
 	{
 		cm_conversion_look_rows(conversion);

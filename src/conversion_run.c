@@ -293,9 +293,17 @@ exchange(Run *run)
 	for (int i = 0; i < MAX_COPIES; i++)
 	{
 		CmConversionSwap swap = {0};
+		ListCell   *cell;
 
 		look(run);
 		cm_conversion_require(run->conversion);
+
+		/* One that was added meanwhile. */
+		foreach(cell, run->conversion->unique_indexes)
+		{
+			if (!build_index(run, lfirst(cell)))
+				return false;
+		}
 		if (!OidIsValid(run->state->parent) || run->state->fingerprint == NULL || i > 0)
 		{
 			tell(run, psprintf("making the partitioned table \"%s\"", run->conversion->new_name));

@@ -3,7 +3,9 @@
  * conversion_swap.c
  *	  The moment in which the partitioned table takes the table's place.
  *
- * One transaction under the deadline.  It locks everything that it will need,
+ * One transaction under the deadline.  First it keeps off who would change the
+ * table, by SHARE UPDATE EXCLUSIVE, and looks whether something has come up
+ * that is refused.  Then it locks everything that it will need,
  * looks whether the table is still what its copy was made of, reads the texts
  * of what goes by the table's oid, and then, as the table's owner,
  *
@@ -234,6 +236,31 @@ is_ready(const CmConversionSwap *swap)
 		strcmp(cm_conversion_fingerprint(conversion), swap->fingerprint) == 0;
 }
 
+/*
+ * Has nothing come up that would have been refused, or has to be accepted?
+ * Between the last look and our lock anybody may have made a rule, or a foreign
+ * key to the table, or dropped it.
+ */
+static bool
+nothing_came_up(const CmConversion *conversion)
+{
+	CmConversion *now;
+	ListCell   *cell;
+
+	if (get_rel_name(conversion->relid) == NULL)
+		return false;
+	now = cm_conversion_look_catalogs(conversion->relid, conversion->wish);
+
+	foreach(cell, now->findings)
+	{
+		CmFindingStatus status = ((CmFinding *) lfirst(cell))->status;
+
+		if (status == CM_FINDING_REFUSED || status == CM_FINDING_TO_ACCEPT)
+			return false;
+	}
+	return true;
+}
+
 /* What our own catalog says of the table, it says of the partitioned one from now on. */
 static void
 move_catalog(const CmConversionSwap *swap)
@@ -279,17 +306,29 @@ cm_conversion_swap(void *arg)
 	const CmConversion *conversion = swap->conversion;
 	char	   *parent = cm_conversion_quoted(conversion, conversion->new_name);
 	char	   *legacy = cm_conversion_quoted(conversion, conversion->old_name);
-	List	   *views = cm_conversion_oids(conversion, VIEWS);
+	List	   *views;
+	List	   *others;
 	List	   *before = NIL;
 	List	   *after = NIL;
 	ListCell   *cell;
 
+	/* Keeps off who changes the table, and nobody else, so it needs no deadline. */
+	LockRelationOid(conversion->relid, ShareUpdateExclusiveLock);
+	(void) cm_deadline_disarm();
+	swap->stale = !nothing_came_up(conversion);
+	if (swap->stale)
+		return;
+	cm_deadline_arm(cm_ddl_deadline);
+
+	views = cm_conversion_oids(conversion, VIEWS);
+	others = cm_conversion_oids(conversion, OTHERS);
 	lock_all(views);
-	lock_all(cm_conversion_oids(conversion, OTHERS));
+	lock_all(others);
 	LockRelationOid(conversion->relid, AccessExclusiveLock);
 	LockRelationOid(swap->parent, AccessExclusiveLock);
 	lock_all(cm_conversion_oids(conversion, "SELECT s.oid" IDENTITIES));
-	swap->stale = !is_ready(swap) || !equal(views, cm_conversion_oids(conversion, VIEWS));
+	swap->stale = !is_ready(swap) || !equal(views, cm_conversion_oids(conversion, VIEWS)) ||
+		!equal(others, cm_conversion_oids(conversion, OTHERS));
 	if (swap->stale)
 		return;
 
