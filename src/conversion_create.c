@@ -106,11 +106,12 @@ static const char *const create_queries[] = {
 	" WHERE " COPIED_INDEX " AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.conrelid = $1 AND k.contype IN ('p', 'u'))"
 	" ORDER BY x.relname",
 
-	"SELECT format('CREATE STATISTICS %I.%I (%s) ON %s FROM %s', n.nspname, " MEANWHILE("s.oid") ","
-	"         (SELECT string_agg(CASE k.kind WHEN 'd' THEN 'ndistinct' WHEN 'f' THEN 'dependencies' ELSE 'mcv' END, ', ')"
+	/* Those of one expression have no kinds. */
+	"SELECT format('CREATE STATISTICS %I.%I%s ON %s FROM %s', n.nspname, " MEANWHILE("s.oid") ","
+	"         (SELECT ' (' || string_agg(CASE k.kind WHEN 'd' THEN 'ndistinct' WHEN 'f' THEN 'dependencies' ELSE 'mcv' END, ', ') || ')'"
 	"            FROM unnest(s.stxkind) AS k (kind) WHERE k.kind <> 'e'), pg_get_statisticsobjdef_columns(s.oid), $2)"
 	"  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace"
-	" WHERE s.stxrelid = $1 AND s.stxkind <> '{e}' ORDER BY s.stxname",
+	" WHERE s.stxrelid = $1 ORDER BY s.stxname",
 
 	"SELECT format('ALTER TABLE %s %s', $2, w.what) FROM pg_class c,"
 	"       LATERAL (SELECT 'ENABLE ROW LEVEL SECURITY' AS what WHERE c.relrowsecurity"
@@ -139,6 +140,7 @@ static const char *const create_queries[] = {
 	"SELECT format('GRANT %s (%I) ON TABLE %s TO %s%s', a.privilege_type, t.attname, $2, " GRANTEE ", " GRANTABLE ")"
 	"  FROM pg_attribute t, LATERAL aclexplode(t.attacl) a WHERE t.attrelid = $1 AND t.attnum > 0 AND NOT t.attisdropped",
 
+	/* Those of indexes, and of constraints that are not ready yet, are made in the swap. */
 	"SELECT format('COMMENT ON %s IS %L', w.what, d.description)"
 	"  FROM pg_description d, LATERAL ("
 	"       SELECT format('TABLE %s', $2) AS what WHERE d.classoid = 'pg_class'::regclass AND d.objoid = $1 AND d.objsubid = 0"
@@ -163,8 +165,8 @@ static const char *const create_queries[] = {
 /* All that is copied, so that a change of it is noticed. */
 #define FINGERPRINT \
 	"SELECT md5(string_agg(x.line, E'\\n' ORDER BY x.line)) FROM (" \
-	" SELECT format('column %s %s %s %s %s %s %s %s %s %s %s %s', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attidentity," \
-	"               a.attgenerated, a.attstorage, a.attcollation, a.attacl, a.attoptions, pg_get_expr(d.adbin, d.adrelid)) AS line" \
+	" SELECT format('column %s %s %s %s %s %s %s %s %s %s %s %s %s %s', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attidentity," \
+	"               a.attgenerated, a.attstorage, a.attcollation, a.attacl, a.attoptions, pg_get_expr(d.adbin, d.adrelid), a.attcompression, a.attstattarget) AS line" \
 	"   FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum WHERE a.attrelid = $1 AND a.attnum > 0" \
 	" UNION ALL SELECT format('constraint %s %s', k.conname, pg_get_constraintdef(k.oid)) FROM pg_constraint k" \
 	"            WHERE k.conrelid = $1 AND k.contype <> 'n' AND k.conname <> $4" \
@@ -172,6 +174,12 @@ static const char *const create_queries[] = {
 	" UNION ALL SELECT format('table %s %s %s %s', c.relowner, c.relacl, c.relrowsecurity, c.relforcerowsecurity) FROM pg_class c WHERE c.oid = $1" \
 	" UNION ALL SELECT format('policy %s %s %s %s %s %s', p.polname, p.polpermissive, p.polcmd, p.polroles, p.polqual, p.polwithcheck)" \
 	"             FROM pg_policy p WHERE p.polrelid = $1" \
+	" UNION ALL SELECT format('comment %s %s %s %s', d.classoid, d.objoid, d.objsubid, d.description) FROM pg_description d" \
+	"            WHERE d.classoid = 'pg_class'::regclass AND d.objoid = $1 OR d.classoid = 'pg_policy'::regclass AND d.objoid IN (SELECT p.oid FROM pg_policy p WHERE p.polrelid = $1)" \
+	"               OR d.classoid = 'pg_constraint'::regclass AND d.objoid IN (SELECT k.oid FROM pg_constraint k WHERE k.conrelid = $1)" \
+	" UNION ALL SELECT format('sequence %s', q.*) FROM pg_sequence q JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = q.seqrelid" \
+	"            WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND d.deptype = 'i'" \
+	" UNION ALL SELECT format('label %s %s', l.provider, l.label) FROM pg_seclabel l WHERE l.classoid = 'pg_class'::regclass AND l.objoid = $1" \
 	" UNION ALL SELECT format('statistics %s', pg_get_statisticsobjdef(s.oid)) FROM pg_statistic_ext s WHERE s.stxrelid = $1) x"
 
 /* Indexes that are replaced, and those that replace them, as oid[]. */

@@ -80,9 +80,9 @@ static const char *const before_queries[] = {
 	"  FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = $1 ORDER BY p.pubname",
 
 	"SELECT format('ALTER STATISTICS %I.%I RENAME TO %I', n.nspname, s.stxname, 'legacy_' || s.oid)"
-	"  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = $1 AND s.stxkind <> '{e}'",
+	"  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = $1",
 	"SELECT format('ALTER STATISTICS %I.%I RENAME TO %I', n.nspname, 'concertmaster_' || s.oid, s.stxname)"
-	"  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = $1 AND s.stxkind <> '{e}'",
+	"  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = $1",
 };
 
 /* Done after, with texts from before. */
@@ -97,8 +97,23 @@ static const char *const after_queries[] = {
 	"  FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = d.refobjsubid"
 	" WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND d.classid = 'pg_class'::regclass AND d.deptype = 'a'",
 
-	"SELECT format('GRANT %s ON SEQUENCE %s TO %s', x.privilege_type, s.oid::regclass, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END)"
+	"SELECT format('GRANT %s ON SEQUENCE %s TO %s%s', x.privilege_type, s.oid::regclass, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END,"
+	"              CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)"
 	"  FROM (SELECT s.* " IDENTITIES ") s, LATERAL aclexplode(s.relacl) x WHERE x.grantee <> s.relowner",
+	"SELECT format('COMMENT ON SEQUENCE %s IS %L', s.oid::regclass, obj_description(s.oid, 'pg_class'))"
+	IDENTITIES " AND obj_description(s.oid, 'pg_class') IS NOT NULL",
+
+	/* Of what got its name in the swap. */
+	"SELECT format('COMMENT ON INDEX %s IS %L', i.indexrelid::regclass, d.description) FROM pg_index i"
+	"  JOIN pg_description d ON d.classoid = 'pg_class'::regclass AND d.objoid = i.indexrelid AND d.objsubid = 0"
+	" WHERE i.indrelid = $1 AND i.indisvalid AND i.indisready AND NOT i.indisexclusion",
+	"SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, $1::regclass, d.description) FROM pg_constraint k"
+	"  JOIN pg_description d ON d.classoid = 'pg_constraint'::regclass AND d.objoid = k.oid LEFT JOIN pg_index i ON i.indexrelid = k.conindid"
+	" WHERE k.conrelid = $1 AND (k.contype IN ('p', 'u') AND i.indisvalid AND NOT i.indisexclusion OR k.contype = 'f' AND k.confrelid <> $1)",
+	"SELECT format('ALTER STATISTICS %I.%I SET STATISTICS %s', n.nspname, s.stxname, s.stxstattarget)"
+	"  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = $1 AND s.stxstattarget >= 0",
+	"SELECT format('COMMENT ON STATISTICS %I.%I IS %L', n.nspname, s.stxname, d.description) FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace"
+	"  JOIN pg_description d ON d.classoid = 'pg_statistic_ext'::regclass AND d.objoid = s.oid WHERE s.stxrelid = $1",
 
 	"SELECT pg_get_functiondef(d.objid) FROM (SELECT DISTINCT d.objid FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass"
 	"         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1) d",
@@ -123,6 +138,9 @@ static const char *const after_queries[] = {
 	"              CASE WHEN k.convalidated THEN ' NOT VALID' ELSE '' END)"
 	"  FROM pg_constraint k, pg_attribute a WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> $1"
 	"   AND a.attrelid = $1 AND quote_ident(a.attname) = $3 AND a.attnum = ANY (k.confkey) ORDER BY k.conrelid, k.conname",
+	"SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, k.conrelid::regclass, obj_description(k.oid, 'pg_constraint'))"
+	"  FROM pg_constraint k, pg_attribute a WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> $1"
+	"   AND a.attrelid = $1 AND quote_ident(a.attname) = $3 AND a.attnum = ANY (k.confkey) AND obj_description(k.oid, 'pg_constraint') IS NOT NULL",
 };
 
 /* An index of the table whose name the partitioned one gets. */

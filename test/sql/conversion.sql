@@ -178,11 +178,39 @@ CREATE UNIQUE INDEX long_index_whose_name_has_as_many_letters_as_names_can_have_
 CALL concertmaster.convert_to_partitioned('long', 'at', '1 month', accept => '{unique_index_without_column}');
 SELECT regexp_replace(indexrelid::regclass::text, '\d+', 'N'), regexp_replace(pg_get_indexdef(indexrelid), '.* USING', '') FROM pg_index WHERE indrelid IN ('long'::regclass, 'long_legacy'::regclass) ORDER BY 1, 2;
 
+-- What is refused, as it would be lost or could not be done.
+CREATE TABLE hard (id integer GENERATED ALWAYS AS IDENTITY, at timestamptz NOT NULL, UNIQUE (at, id));
+CREATE DOMAIN hard_row AS hard CHECK ((VALUE).id > 0);
+CREATE TABLE hard_too (id integer DEFAULT nextval('hard_id_seq'), at timestamptz);
+INSERT INTO hard_too VALUES (0, now());
+ALTER TABLE hard_too ADD FOREIGN KEY (at, id) REFERENCES hard (at, id) NOT VALID;
+CREATE FUNCTION no_public() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+REVOKE EXECUTE ON FUNCTION no_public() FROM PUBLIC;
+CREATE TRIGGER t BEFORE INSERT ON hard FOR EACH ROW EXECUTE FUNCTION no_public();
+ALTER TABLE hard OWNER TO regress_conv_owner;
+ALTER TABLE hard_too OWNER TO regress_conv_owner;
+SELECT code, object, detail, remedy FROM concertmaster.explain_conversion('hard', 'at', '1 month') WHERE status = 'refused' AND code <> 'verdict' ORDER BY code;
+
+-- Comments and statistics of every kind come along.
+CREATE TABLE told (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL, form integer CONSTRAINT told_form REFERENCES forms, CONSTRAINT told_at UNIQUE (at, form));
+CREATE INDEX told_index ON told (form);
+CREATE TABLE told_by (at timestamptz, form integer, CONSTRAINT told_by_at FOREIGN KEY (at, form) REFERENCES told (at, form));
+CREATE STATISTICS told_one ON (form + 1) FROM told;
+CREATE STATISTICS told_two ON at, form FROM told;
+ALTER STATISTICS told_two SET STATISTICS 77;
+COMMENT ON INDEX told_index IS 'index'; COMMENT ON INDEX told_pkey IS 'index of the key'; COMMENT ON CONSTRAINT told_pkey ON told IS 'key';
+COMMENT ON CONSTRAINT told_at ON told IS 'unique'; COMMENT ON CONSTRAINT told_form ON told IS 'foreign key'; COMMENT ON CONSTRAINT told_by_at ON told_by IS 'foreign key to it';
+COMMENT ON SEQUENCE told_id_seq IS 'sequence'; COMMENT ON STATISTICS told_two IS 'statistics';
+CALL concertmaster.convert_to_partitioned('told', 'at', '1 month', accept => '{unique_index_without_column}');
+SELECT pg_describe_object(classoid, objoid, objsubid), description FROM pg_description d
+ WHERE objoid IN (SELECT oid FROM pg_class WHERE relname IN ('told_index', 'told_pkey', 'told_id_seq') UNION ALL SELECT oid FROM pg_statistic_ext WHERE stxrelid = 'told'::regclass
+                  UNION ALL SELECT oid FROM pg_constraint WHERE conrelid IN ('told'::regclass, 'told_by'::regclass) AND conparentid = 0) ORDER BY description;
+SELECT stxname, greatest(stxstattarget, 0) AS target FROM pg_statistic_ext WHERE stxrelid = 'told'::regclass ORDER BY 1;
 \set VERBOSITY default
 
 -- Tidy up.
 SELECT concertmaster.unmanage_matview('managed');
-SELECT concertmaster.forget_partition_set(t) FROM unnest('{"\"Answers\"",runs,long}'::regclass[]) t;
+SELECT concertmaster.forget_partition_set(t) FROM unnest('{"\"Answers\"",runs,long,told}'::regclass[]) t;
 DROP PUBLICATION regress_conv;
 SET client_min_messages = error;
 DROP SCHEMA "Conv" CASCADE;
