@@ -8,11 +8,11 @@
  * type of the same width, and dropped.  So rows need no translation when they
  * are routed, and a stored query needs no other change than the oid of its
  * table (conversion_rebind.c).  It has the same defaults, constraints,
- * indexes, policies and privileges, under names of their own where names are
- * unique in the schema; the swap exchanges these.
+ * indexes and privileges, under names of their own where names are unique in
+ * the schema; the swap exchanges these.
  *
- * Triggers are not made here: their text names the table, which has that name
- * only after the swap.  Partitions there are none: rows are not written to it
+ * Triggers and policies are not made here: their text can name the table, which
+ * has that name only after the swap.  Partitions there are none: rows are not written to it
  * before, and after it the old part holds all that is below the bound.
  *
  * Between this step and the swap anybody may change the table.  So a
@@ -118,13 +118,6 @@ static const char *const create_queries[] = {
 	"                UNION ALL SELECT 'FORCE ROW LEVEL SECURITY' WHERE c.relforcerowsecurity) w"
 	" WHERE c.oid = $1",
 
-	"SELECT format('CREATE POLICY %I ON %s AS %s FOR %s TO %s', p.polname, $2, CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,"
-	"         CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,"
-	"         (SELECT string_agg(CASE r.role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.role)) END, ', ') FROM unnest(p.polroles) AS r (role)))"
-	"         || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')"
-	"         || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', '')"
-	"  FROM pg_policy p WHERE p.polrelid = $1 ORDER BY p.polname",
-
 	/* Default privileges would add to those that are copied. */
 	"SELECT format('REVOKE ALL ON TABLE %s FROM %s', $2, " GRANTEE ")"
 	"  FROM pg_class c, LATERAL aclexplode(c.relacl) a WHERE c.oid = $2::regclass AND a.grantee <> c.relowner GROUP BY a.grantee",
@@ -147,9 +140,7 @@ static const char *const create_queries[] = {
 	"       UNION ALL SELECT format('COLUMN %s.%I', $2, a.attname) FROM pg_attribute a"
 	"        WHERE d.classoid = 'pg_class'::regclass AND d.objoid = $1 AND a.attrelid = $1 AND a.attnum = d.objsubid AND d.objsubid > 0"
 	"       UNION ALL SELECT format('CONSTRAINT %I ON %s', k.conname, $2) FROM pg_constraint k"
-	"        WHERE d.classoid = 'pg_constraint'::regclass AND k.oid = d.objoid AND k.conrelid = $1 AND k.contype = 'c' AND k.conname <> $4"
-	"       UNION ALL SELECT format('POLICY %I ON %s', p.polname, $2) FROM pg_policy p"
-	"        WHERE d.classoid = 'pg_policy'::regclass AND p.oid = d.objoid AND p.polrelid = $1) w",
+	"        WHERE d.classoid = 'pg_constraint'::regclass AND k.oid = d.objoid AND k.conrelid = $1 AND k.contype = 'c' AND k.conname <> $4) w",
 
 	"SELECT format('SECURITY LABEL FOR %I ON TABLE %s IS %L', l.provider, $2, l.label)"
 	"  FROM pg_seclabel l WHERE l.classoid = 'pg_class'::regclass AND l.objoid = $1 AND l.objsubid = 0",

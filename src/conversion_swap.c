@@ -118,6 +118,14 @@ static const char *const after_queries[] = {
 	"SELECT pg_get_functiondef(d.objid) FROM (SELECT DISTINCT d.objid FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass"
 	"         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1) d",
 
+	"SELECT format('CREATE POLICY %I ON %s AS %s FOR %s TO %s', p.polname, $1::regclass, CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,"
+	"         CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,"
+	"         (SELECT string_agg(CASE r.role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.role)) END, ', ') FROM unnest(p.polroles) AS r (role)))"
+	"         || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')"
+	"         || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', '')"
+	"  FROM pg_policy p WHERE p.polrelid = $1 ORDER BY p.polname",
+	"SELECT format('COMMENT ON POLICY %I ON %s IS %L', p.polname, $1::regclass, obj_description(p.oid, 'pg_policy'))"
+	"  FROM pg_policy p WHERE p.polrelid = $1 AND obj_description(p.oid, 'pg_policy') IS NOT NULL",
 	"SELECT format('ALTER POLICY %I ON %s', p.polname, p.polrelid::regclass)"
 	"       || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')"
 	"       || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', '')"

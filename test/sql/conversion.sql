@@ -52,6 +52,8 @@ REVOKE TRUNCATE ON "Answers" FROM regress_conv_owner;
 GRANT USAGE ON SEQUENCE "Answers_Id_seq" TO regress_conv_reader;
 ALTER TABLE "Answers" ENABLE ROW LEVEL SECURITY;
 CREATE POLICY "P 1" ON "Answers" AS RESTRICTIVE FOR SELECT TO regress_conv_reader USING (form < 4);
+CREATE POLICY "P 3" ON "Answers" FOR UPDATE TO regress_conv_reader USING (EXISTS (SELECT FROM forms f WHERE f.id = "Answers".form AND f.name <> "Answers".slug));
+CREATE POLICY p4 ON "Answers" FOR DELETE TO regress_conv_reader USING (form IN (SELECT a.form FROM "Answers" a WHERE a."Id" <> "Answers"."Id"));
 CREATE POLICY p2 ON "Answers" USING (true) WITH CHECK (slug IS NOT NULL);
 COMMENT ON POLICY p2 ON "Answers" IS 'all';
 CREATE TABLE elsewhere (form integer);
