@@ -74,7 +74,7 @@ static const char *const around_queries[] = {
 
 	"SELECT 'row_security' AS code, 'carried' AS status, NULL AS object,"
 	"       CASE WHEN c.relforcerowsecurity THEN 'enabled, also for the owner' ELSE 'enabled' END AS detail,"
-	"       'the partitioned table has it; whoever reads a partition by its own name needs privileges on that one' AS remedy,"
+	"       'the partitioned table has it; later partitions have it without a policy, so by their own names none but the owner reads them' AS remedy,"
 	"       NULL::oid AS classid, NULL::oid AS objid"
 	"  FROM pg_class c WHERE c.oid = $1 AND c.relrowsecurity",
 

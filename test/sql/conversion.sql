@@ -151,6 +151,7 @@ DELETE FROM forms WHERE id = 5;
 SELECT count(*) FROM "Answers" WHERE form = 5;
 SET ROLE regress_conv_reader;
 SELECT count(*) FROM "Answers" WHERE form >= 4;
+SELECT count(*) AS partitions_without_row_security FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = '"Answers"'::regclass AND NOT c.relrowsecurity;
 RESET ROLE;
 
 -- Partitioned by a version 7 id, the primary key and what references it stay.
