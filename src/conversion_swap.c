@@ -97,6 +97,10 @@ static const char *const after_queries[] = {
 	"  FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = d.refobjsubid"
 	" WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND d.classid = 'pg_class'::regclass AND d.deptype = 'a'",
 
+	/* Default privileges would add to those that are copied. */
+	"SELECT format('REVOKE ALL ON SEQUENCE %s FROM %s', s.oid::regclass, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END)"
+	"  FROM (SELECT s.*, a.attname " IDENTITIES ") s JOIN pg_class c ON c.oid = pg_get_serial_sequence($2, s.attname)::regclass,"
+	"       LATERAL aclexplode(c.relacl) x WHERE x.grantee <> c.relowner GROUP BY s.oid, x.grantee",
 	"SELECT format('GRANT %s ON SEQUENCE %s TO %s%s', x.privilege_type, s.oid::regclass, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END,"
 	"              CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)"
 	"  FROM (SELECT s.* " IDENTITIES ") s, LATERAL aclexplode(s.relacl) x WHERE x.grantee <> s.relowner",
@@ -141,13 +145,13 @@ static const char *const after_queries[] = {
 	"           WHERE a.attrelid = $1 AND a.attnum = ANY (r.prattrs) HAVING count(*) > 0), ' WHERE (' || pg_get_expr(r.prqual, r.prrelid) || ')')"
 	"  FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = $1 ORDER BY p.pubname",
 
-	/* Those that reference the key; the others are gone, as was asked. */
+	/* Those of plain tables that reference the key; the others are gone, as was asked. */
 	"SELECT format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', k.conrelid::regclass, k.conname, pg_get_constraintdef(k.oid),"
 	"              CASE WHEN k.convalidated THEN ' NOT VALID' ELSE '' END)"
-	"  FROM pg_constraint k, pg_attribute a WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> $1"
+	"  FROM pg_constraint k JOIN pg_class r ON r.oid = k.conrelid AND r.relkind = 'r', pg_attribute a WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> $1"
 	"   AND a.attrelid = $1 AND quote_ident(a.attname) = $3 AND a.attnum = ANY (k.confkey) ORDER BY k.conrelid, k.conname",
 	"SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, k.conrelid::regclass, obj_description(k.oid, 'pg_constraint'))"
-	"  FROM pg_constraint k, pg_attribute a WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> $1"
+	"  FROM pg_constraint k JOIN pg_class r ON r.oid = k.conrelid AND r.relkind = 'r', pg_attribute a WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> $1"
 	"   AND a.attrelid = $1 AND quote_ident(a.attname) = $3 AND a.attnum = ANY (k.confkey) AND obj_description(k.oid, 'pg_constraint') IS NOT NULL",
 };
 

@@ -109,6 +109,9 @@ SET ROLE regress_conv_owner;
 \set VERBOSITY terse
 CALL concertmaster.convert_to_partitioned('"Answers"', 'at', '1 month');
 CALL concertmaster.convert_to_partitioned('"Answers"', 'at', '1 month', accept => '{unique_index_without_column}', ahead => 0);
+CALL concertmaster.convert_to_partitioned('"Answers"', 'at', '1 month', ahead => 20000);
+CALL concertmaster.convert_to_partitioned('"Answers"', 'at', '1 month', retention => '-1 day');
+CALL concertmaster.convert_to_partitioned('"Answers"', 'Id', width => 100, retention => '1 day');
 CALL concertmaster.convert_to_partitioned('forms', 'at', '1 month');
 CALL concertmaster.convert_to_partitioned('"Answers"', 'at', '1 month', foreign_keys => 'keep');
 CALL concertmaster.cancel_conversion('"Answers"');
@@ -194,6 +197,16 @@ ALTER TABLE hard OWNER TO regress_conv_owner;
 ALTER TABLE hard_too OWNER TO regress_conv_owner;
 SELECT code, object, detail, remedy FROM concertmaster.explain_conversion('hard', 'at', '1 month') WHERE status = 'refused' AND code <> 'verdict' ORDER BY code;
 
+-- A foreign key of a partitioned table is dropped, as was said; the sequence's privileges stay what they were.
+CREATE TABLE held (id integer GENERATED ALWAYS AS IDENTITY, at timestamptz NOT NULL, UNIQUE (at, id));
+ALTER DEFAULT PRIVILEGES IN SCHEMA "Conv" GRANT USAGE ON SEQUENCES TO PUBLIC;
+CREATE TABLE held_by (id integer, at timestamptz, FOREIGN KEY (at, id) REFERENCES held (at, id)) PARTITION BY LIST (id);
+CALL concertmaster.convert_to_partitioned('held', 'at', '1 month', foreign_keys => 'drop');
+ALTER DEFAULT PRIVILEGES IN SCHEMA "Conv" REVOKE USAGE ON SEQUENCES FROM PUBLIC;
+SELECT state, last_error FROM concertmaster.conversions WHERE table_name = 'held'::regclass;
+SELECT count(*) FROM pg_constraint WHERE confrelid = 'held'::regclass;
+SELECT has_sequence_privilege('regress_conv_reader', 'held_id_seq', 'USAGE');
+
 -- Comments and statistics of every kind come along.
 CREATE TABLE told (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL, form integer CONSTRAINT told_form REFERENCES forms, CONSTRAINT told_at UNIQUE (at, form));
 CREATE INDEX told_index ON told (form);
@@ -213,7 +226,7 @@ SELECT stxname, greatest(stxstattarget, 0) AS target FROM pg_statistic_ext WHERE
 
 -- Tidy up.
 SELECT concertmaster.unmanage_matview('managed');
-SELECT concertmaster.forget_partition_set(t) FROM unnest('{"\"Answers\"",runs,long,told}'::regclass[]) t;
+SELECT concertmaster.forget_partition_set(t) FROM unnest('{"\"Answers\"",runs,long,held,told}'::regclass[]) t;
 DROP PUBLICATION regress_conv;
 SET client_min_messages = error;
 DROP SCHEMA "Conv" CASCADE;
