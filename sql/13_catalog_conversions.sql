@@ -15,6 +15,7 @@ CREATE TABLE concertmaster.conversion (
     ahead           integer NOT NULL,
     retention       interval,
     bound           text,
+    check_name      name,
     fingerprint     text,
     started_at      timestamptz NOT NULL DEFAULT now(),
     swapped_at      timestamptz,
@@ -34,6 +35,7 @@ COMMENT ON COLUMN concertmaster.conversion.accept IS 'codes of findings whose co
 COMMENT ON COLUMN concertmaster.conversion.ahead IS 'partitions that the set shall have ahead';
 COMMENT ON COLUMN concertmaster.conversion.retention IS 'age at which partitions of the set shall retire; NULL: never';
 COMMENT ON COLUMN concertmaster.conversion.bound IS 'literal below which all rows are, in the table''s CHECK; NULL: it has none yet';
+COMMENT ON COLUMN concertmaster.conversion.check_name IS 'of that CHECK, which keeps its name where the table is renamed';
 COMMENT ON COLUMN concertmaster.conversion.fingerprint IS 'of the definition that the partitioned table was made of';
 COMMENT ON COLUMN concertmaster.conversion.started_at IS 'when it was asked for';
 COMMENT ON COLUMN concertmaster.conversion.swapped_at IS 'when the tables were exchanged';

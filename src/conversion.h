@@ -120,6 +120,9 @@ typedef struct CmConversion
 	char	   *old_name;		/* of the table when it is a partition */
 	char	   *new_name;		/* of the partitioned one until the swap */
 	char	   *check_name;		/* of the constraint that holds the bound */
+	bool		begun;			/* a conversion of it is under way: */
+	Oid			parent;			/* its partitioned table, or InvalidOid, */
+	bool		has_check;		/* whether the table has its CHECK */
 	bool		hopeless;		/* no table to be converted at all: no more was read */
 
 	AttrNumber	key;
@@ -141,6 +144,7 @@ typedef struct CmConversion
 
 /* in conversion_look.c */
 extern CmConversion *cm_conversion_look(Oid relid, const CmConversionWish *wish, bool statements);
+extern CmConversion *cm_conversion_look_catalogs(Oid relid, const CmConversionWish *wish);
 
 /* in conversion_look.c, for the files below: inside cm_catalog_enter() alone */
 extern CmFinding *cm_conversion_find(CmConversion *conversion, CmFindingStatus status,

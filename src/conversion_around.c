@@ -46,21 +46,24 @@ static const char *const around_queries[] = {
 	 * trigger would have set; TG_TABLE_NAME is that of the partition.
 	 * tgtype: 1 row, 2 before, 4 insert, 16 update.
 	 */
-	"SELECT w.code, CASE w.code WHEN 'trigger' THEN 'carried' WHEN 'trigger_transition_tables' THEN 'refused' ELSE 'to_accept' END AS status,"
+	"SELECT w.code, CASE w.code WHEN 'trigger' THEN 'carried' WHEN 'trigger_transition_tables' THEN 'refused' WHEN 'trigger_privilege' THEN 'refused' ELSE 'to_accept' END AS status,"
 	"       quote_ident(t.tgname) AS object,"
 	"       CASE w.code WHEN 'trigger_transition_tables' THEN 'a row trigger with a transition table is not possible on partitions'"
 	"            WHEN 'trigger_sets_key' THEN format('runs before the row is written and %s %I: the partition is chosen before, a key that it fills in is missing then, and one that it moves to another partition is refused', w.how, a.attname)"
 	"            WHEN 'trigger_names_table' THEN format('function %s asks for the table''s name or oid, and gets that of the partition', f.oid::regprocedure)"
+	"            WHEN 'trigger_privilege' THEN format('calls %s, which role %I, who owns the table, has no right to execute', f.oid::regprocedure, pg_get_userbyid($3))"
 	"            ELSE format('calls %s', f.oid::regprocedure) END"
 	"       || CASE t.tgenabled WHEN 'D' THEN '; disabled' WHEN 'R' THEN '; on replicas' WHEN 'A' THEN '; always' ELSE '' END AS detail,"
 	"       CASE w.code WHEN 'trigger_transition_tables' THEN 'make it a statement trigger, which sees the rows of all partitions'"
 	"            WHEN 'trigger_sets_key' THEN 'give the column a default instead, or accept it if the trigger leaves the key alone; it is moved to the partitioned table'"
 	"            WHEN 'trigger_names_table' THEN 'pass the name as an argument of the trigger, or accept it; it is moved to the partitioned table'"
+	"            WHEN 'trigger_privilege' THEN format('GRANT EXECUTE ON FUNCTION %s TO %I', f.oid::regprocedure, pg_get_userbyid($3))"
 	"            ELSE 'moved to the partitioned table' END AS remedy, 'pg_trigger'::regclass AS classid, t.oid AS objid"
 	"  FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid JOIN pg_language l ON l.oid = f.prolang"
 	"  JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = $2,"
 	"       LATERAL (SELECT f.pronamespace = 'concertmaster'::regnamespace AND f.proname IN ('set_updated_at', 'keep_created_at') AS ours) o,"
 	"       LATERAL (SELECT CASE WHEN t.tgtype & 1 = 1 AND (t.tgoldtable IS NOT NULL OR t.tgnewtable IS NOT NULL) THEN 'trigger_transition_tables'"
+	"                            WHEN NOT has_function_privilege($3, f.oid, 'EXECUTE') THEN 'trigger_privilege'"
 	"                            WHEN t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0 AND CASE WHEN o.ours THEN encode(t.tgargs, 'escape') = a.attname || '\\000'"
 	"                                      ELSE l.lanname IN ('c', 'internal') OR position(lower(a.attname) IN lower(f.prosrc)) > 0 END THEN 'trigger_sets_key'"
 	"                            WHEN t.tgtype & 1 = 1 AND l.lanname NOT IN ('c', 'internal') AND f.prosrc ~* '\\mTG_(TABLE_NAME|RELNAME|RELID)\\M|\\mTD\\M|\\$_TD\\M' THEN 'trigger_names_table'"
@@ -71,7 +74,7 @@ static const char *const around_queries[] = {
 
 	"SELECT 'row_security' AS code, 'carried' AS status, NULL AS object,"
 	"       CASE WHEN c.relforcerowsecurity THEN 'enabled, also for the owner' ELSE 'enabled' END AS detail,"
-	"       'the partitioned table has it; whoever reads a partition by its own name needs privileges on that one' AS remedy,"
+	"       'the partitioned table has it; later partitions have it without a policy, so by their own names none but the owner reads them' AS remedy,"
 	"       NULL::oid AS classid, NULL::oid AS objid"
 	"  FROM pg_class c WHERE c.oid = $1 AND c.relrowsecurity",
 
@@ -190,7 +193,7 @@ static const char *const around_queries[] = {
 	"            WHEN n.used THEN 'drop what depends on it for the conversion'"
 	"            ELSE 'drop it for the conversion, and create it anew after' END AS remedy, d.classid, d.objid"
 	"  FROM (SELECT DISTINCT d.classid, d.objid, d.objsubid FROM pg_depend d WHERE d.refclassid = 'pg_type'::regclass"
-	"           AND d.refobjid IN " ROW_TYPES " AND d.deptype = 'n' AND d.classid <> 'pg_type'::regclass) d,"
+	"           AND d.refobjid IN " ROW_TYPES " AND d.deptype = 'n') d,"
 	"       LATERAL (SELECT d.classid = 'pg_proc'::regclass AS is_function,"
 	"                       d.classid = 'pg_proc'::regclass AND EXISTS (SELECT FROM pg_depend u WHERE u.refclassid = 'pg_proc'::regclass AND u.refobjid = d.objid) AS used) n"
 	" WHERE NOT (d.classid = 'pg_class'::regclass AND EXISTS (SELECT FROM pg_class v WHERE v.oid = d.objid AND v.relkind IN ('v', 'm')))"

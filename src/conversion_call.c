@@ -31,6 +31,9 @@
 PG_FUNCTION_INFO_V1(cm_convert_to_partitioned);
 PG_FUNCTION_INFO_V1(cm_cancel_conversion);
 
+/* As create_partition_set() has it. */
+#define MOST_AHEAD	10000
+
 /* After the arguments of explain_conversion(). */
 enum
 {
@@ -54,6 +57,32 @@ run_job(FunctionCallInfo fcinfo, int64 job_id, const char *table)
 				 errhint("The job tries again in the background; view concertmaster.conversions shows how far it is.")));
 }
 
+/*
+ * Refuse what create_partition_set() would refuse, which is called when the
+ * tables have been exchanged.
+ */
+static void
+check_set(FunctionCallInfo fcinfo, const CmConversionWish *wish)
+{
+	const Interval *age = PG_ARGISNULL(ARG_RETENTION) ? NULL : PG_GETARG_INTERVAL_P(ARG_RETENTION);
+
+	if (PG_ARGISNULL(ARG_AHEAD) || PG_GETARG_INT32(ARG_AHEAD) < 1 || PG_GETARG_INT32(ARG_AHEAD) > MOST_AHEAD)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"ahead\" must be between 1 and %d", MOST_AHEAD)));
+	if (age == NULL)
+		return;
+	if (wish->width > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"retention\" is for keys that are times"),
+				 errhint("Leave it out, and call alter_partition_set() with \"retention_width\" when the table is converted.")));
+	if (age->month < 0 || age->day < 0 || age->time < 0 || age->month > 12000 || age->day > 366000)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"retention\" must be positive and at most 1000 years")));
+}
+
 /* CALL convert_to_partitioned(table_name, column_name, period, ...) */
 Datum
 cm_convert_to_partitioned(PG_FUNCTION_ARGS)
@@ -67,10 +96,7 @@ cm_convert_to_partitioned(PG_FUNCTION_ARGS)
 	cm_require_nonatomic(fcinfo, "convert_to_partitioned()");
 	cm_require_primary("convert_to_partitioned()");
 	relid = cm_conversion_arguments(fcinfo, &wish);
-	if (PG_ARGISNULL(ARG_AHEAD) || PG_GETARG_INT32(ARG_AHEAD) < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"ahead\" must be at least 1")));
+	check_set(fcinfo, &wish);
 	table = pstrdup(cm_relation_quoted(relid));
 	state = cm_conversion_state(relid);
 	if (state != NULL && OidIsValid(state->parent) && state->phase != CM_CONVERSION_PREPARING &&
@@ -135,12 +161,12 @@ cm_cancel_conversion(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table %s is not being converted", table),
 				 errhint("View concertmaster.conversions lists those that are.")));
-	if (state->phase == CM_CONVERSION_SWAPPED || state->phase == CM_CONVERSION_DONE)
+	if (state->phase == CM_CONVERSION_SWAPPED || state->phase == CM_CONVERSION_DONE ||
+		!cm_conversion_state_cancel(state->relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table %s is partitioned already", table),
 				 errdetail("A conversion can be cancelled until the tables are exchanged.")));
-	cm_conversion_state_phase(relid, CM_CONVERSION_CANCELLED);
 	stop_run(relid);
 	job_id = cm_job_upsert(CM_JOB_CONVERT, relid, 0, NULL, false);
 	run_job(fcinfo, job_id, table);

@@ -8,11 +8,11 @@
  * type of the same width, and dropped.  So rows need no translation when they
  * are routed, and a stored query needs no other change than the oid of its
  * table (conversion_rebind.c).  It has the same defaults, constraints,
- * indexes, policies and privileges, under names of their own where names are
- * unique in the schema; the swap exchanges these.
+ * indexes and privileges, under names of their own where names are unique in
+ * the schema; the swap exchanges these.
  *
- * Triggers are not made here: their text names the table, which has that name
- * only after the swap.  Partitions there are none: rows are not written to it
+ * Triggers and policies are not made here: their text can name the table, which
+ * has that name only after the swap.  Partitions there are none: rows are not written to it
  * before, and after it the old part holds all that is below the bound.
  *
  * Between this step and the swap anybody may change the table.  So a
@@ -30,6 +30,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "storage/lmgr.h"
@@ -57,7 +58,7 @@
  */
 static const char *const create_queries[] = {
 	"SELECT format('CREATE TABLE %s (%s) PARTITION BY RANGE (%s)', $2, string_agg(CASE"
-	"         WHEN a.attisdropped THEN format('%I %s', 'dropped_' || a.attnum, coalesce("
+	"         WHEN a.attisdropped THEN format('%I %s', a.attname, coalesce("
 	"           (SELECT format_type(w.oid, NULL) FROM pg_type w WHERE w.typlen = a.attlen AND w.typalign = a.attalign"
 	"               AND w.typtype = 'b' AND w.typelem = 0 AND w.typnamespace = 'pg_catalog'::regnamespace ORDER BY w.oid LIMIT 1), 'text'))"
 	"         ELSE format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod))"
@@ -77,7 +78,7 @@ static const char *const create_queries[] = {
 	"         AND s.classid = 'pg_class'::regclass AND s.deptype = 'i' LIMIT 1)"
 	" WHERE a.attrelid = $1 AND a.attnum > 0",
 
-	"SELECT format('ALTER TABLE %s %s', $2, string_agg(format('DROP COLUMN %I', 'dropped_' || a.attnum), ', '))"
+	"SELECT format('ALTER TABLE %s %s', $2, string_agg(format('DROP COLUMN %I', a.attname), ', '))"
 	"  FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND a.attisdropped HAVING count(*) > 0",
 
 	"SELECT format('ALTER TABLE %s ALTER COLUMN %I %s', $2, a.attname, w.what)"
@@ -105,23 +106,17 @@ static const char *const create_queries[] = {
 	" WHERE " COPIED_INDEX " AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.conrelid = $1 AND k.contype IN ('p', 'u'))"
 	" ORDER BY x.relname",
 
-	"SELECT format('CREATE STATISTICS %I.%I (%s) ON %s FROM %s', n.nspname, " MEANWHILE("s.oid") ","
-	"         (SELECT string_agg(CASE k.kind WHEN 'd' THEN 'ndistinct' WHEN 'f' THEN 'dependencies' ELSE 'mcv' END, ', ')"
+	/* Those of one expression have no kinds. */
+	"SELECT format('CREATE STATISTICS %I.%I%s ON %s FROM %s', n.nspname, " MEANWHILE("s.oid") ","
+	"         (SELECT ' (' || string_agg(CASE k.kind WHEN 'd' THEN 'ndistinct' WHEN 'f' THEN 'dependencies' ELSE 'mcv' END, ', ') || ')'"
 	"            FROM unnest(s.stxkind) AS k (kind) WHERE k.kind <> 'e'), pg_get_statisticsobjdef_columns(s.oid), $2)"
 	"  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace"
-	" WHERE s.stxrelid = $1 AND s.stxkind <> '{e}' ORDER BY s.stxname",
+	" WHERE s.stxrelid = $1 ORDER BY s.stxname",
 
 	"SELECT format('ALTER TABLE %s %s', $2, w.what) FROM pg_class c,"
 	"       LATERAL (SELECT 'ENABLE ROW LEVEL SECURITY' AS what WHERE c.relrowsecurity"
 	"                UNION ALL SELECT 'FORCE ROW LEVEL SECURITY' WHERE c.relforcerowsecurity) w"
 	" WHERE c.oid = $1",
-
-	"SELECT format('CREATE POLICY %I ON %s AS %s FOR %s TO %s', p.polname, $2, CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,"
-	"         CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,"
-	"         (SELECT string_agg(CASE r.role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.role)) END, ', ') FROM unnest(p.polroles) AS r (role)))"
-	"         || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')"
-	"         || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', '')"
-	"  FROM pg_policy p WHERE p.polrelid = $1 ORDER BY p.polname",
 
 	/* Default privileges would add to those that are copied. */
 	"SELECT format('REVOKE ALL ON TABLE %s FROM %s', $2, " GRANTEE ")"
@@ -138,15 +133,14 @@ static const char *const create_queries[] = {
 	"SELECT format('GRANT %s (%I) ON TABLE %s TO %s%s', a.privilege_type, t.attname, $2, " GRANTEE ", " GRANTABLE ")"
 	"  FROM pg_attribute t, LATERAL aclexplode(t.attacl) a WHERE t.attrelid = $1 AND t.attnum > 0 AND NOT t.attisdropped",
 
+	/* Those of indexes, and of constraints that are not ready yet, are made in the swap. */
 	"SELECT format('COMMENT ON %s IS %L', w.what, d.description)"
 	"  FROM pg_description d, LATERAL ("
 	"       SELECT format('TABLE %s', $2) AS what WHERE d.classoid = 'pg_class'::regclass AND d.objoid = $1 AND d.objsubid = 0"
 	"       UNION ALL SELECT format('COLUMN %s.%I', $2, a.attname) FROM pg_attribute a"
 	"        WHERE d.classoid = 'pg_class'::regclass AND d.objoid = $1 AND a.attrelid = $1 AND a.attnum = d.objsubid AND d.objsubid > 0"
 	"       UNION ALL SELECT format('CONSTRAINT %I ON %s', k.conname, $2) FROM pg_constraint k"
-	"        WHERE d.classoid = 'pg_constraint'::regclass AND k.oid = d.objoid AND k.conrelid = $1 AND k.contype = 'c' AND k.conname <> $4"
-	"       UNION ALL SELECT format('POLICY %I ON %s', p.polname, $2) FROM pg_policy p"
-	"        WHERE d.classoid = 'pg_policy'::regclass AND p.oid = d.objoid AND p.polrelid = $1) w",
+	"        WHERE d.classoid = 'pg_constraint'::regclass AND k.oid = d.objoid AND k.conrelid = $1 AND k.contype = 'c' AND k.conname <> $4) w",
 
 	"SELECT format('SECURITY LABEL FOR %I ON TABLE %s IS %L', l.provider, $2, l.label)"
 	"  FROM pg_seclabel l WHERE l.classoid = 'pg_class'::regclass AND l.objoid = $1 AND l.objsubid = 0",
@@ -162,8 +156,8 @@ static const char *const create_queries[] = {
 /* All that is copied, so that a change of it is noticed. */
 #define FINGERPRINT \
 	"SELECT md5(string_agg(x.line, E'\\n' ORDER BY x.line)) FROM (" \
-	" SELECT format('column %s %s %s %s %s %s %s %s %s %s %s %s', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attidentity," \
-	"               a.attgenerated, a.attstorage, a.attcollation, a.attacl, a.attoptions, pg_get_expr(d.adbin, d.adrelid)) AS line" \
+	" SELECT format('column %s %s %s %s %s %s %s %s %s %s %s %s %s %s', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attidentity," \
+	"               a.attgenerated, a.attstorage, a.attcollation, a.attacl, a.attoptions, pg_get_expr(d.adbin, d.adrelid), a.attcompression, a.attstattarget) AS line" \
 	"   FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum WHERE a.attrelid = $1 AND a.attnum > 0" \
 	" UNION ALL SELECT format('constraint %s %s', k.conname, pg_get_constraintdef(k.oid)) FROM pg_constraint k" \
 	"            WHERE k.conrelid = $1 AND k.contype <> 'n' AND k.conname <> $4" \
@@ -171,6 +165,12 @@ static const char *const create_queries[] = {
 	" UNION ALL SELECT format('table %s %s %s %s', c.relowner, c.relacl, c.relrowsecurity, c.relforcerowsecurity) FROM pg_class c WHERE c.oid = $1" \
 	" UNION ALL SELECT format('policy %s %s %s %s %s %s', p.polname, p.polpermissive, p.polcmd, p.polroles, p.polqual, p.polwithcheck)" \
 	"             FROM pg_policy p WHERE p.polrelid = $1" \
+	" UNION ALL SELECT format('comment %s %s %s %s', d.classoid, d.objoid, d.objsubid, d.description) FROM pg_description d" \
+	"            WHERE d.classoid = 'pg_class'::regclass AND d.objoid = $1 OR d.classoid = 'pg_policy'::regclass AND d.objoid IN (SELECT p.oid FROM pg_policy p WHERE p.polrelid = $1)" \
+	"               OR d.classoid = 'pg_constraint'::regclass AND d.objoid IN (SELECT k.oid FROM pg_constraint k WHERE k.conrelid = $1)" \
+	" UNION ALL SELECT format('sequence %s', q.*) FROM pg_sequence q JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = q.seqrelid" \
+	"            WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND d.deptype = 'i'" \
+	" UNION ALL SELECT format('label %s %s', l.provider, l.label) FROM pg_seclabel l WHERE l.classoid = 'pg_class'::regclass AND l.objoid = $1" \
 	" UNION ALL SELECT format('statistics %s', pg_get_statisticsobjdef(s.oid)) FROM pg_statistic_ext s WHERE s.stxrelid = $1) x"
 
 /* Indexes that are replaced, and those that replace them, as oid[]. */
@@ -317,12 +317,12 @@ void
 cm_conversion_drop_parent(const CmConversion *conversion)
 {
 	const CmConversionState *state = cm_conversion_state(conversion->relid);
-	char	   *table = cm_conversion_quoted(conversion, conversion->new_name);
 
-	if (state == NULL || !OidIsValid(state->parent) ||
-		cm_conversion_find_relation(conversion, conversion->new_name) != state->parent)
+	/* Found by oid: the table may have got another name, schema or owner since. */
+	if (state == NULL || !OidIsValid(state->parent) || state->phase == CM_CONVERSION_SWAPPED ||
+		state->phase == CM_CONVERSION_DONE || get_rel_relkind(state->parent) != RELKIND_PARTITIONED_TABLE)
 		return;
-	cm_run_as(conversion->owner, psprintf("DROP TABLE %s", table));
+	cm_run_as(cm_relation_owner(state->parent), psprintf("DROP TABLE %s", cm_relation_quoted(state->parent)));
 }
 
 /*

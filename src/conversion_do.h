@@ -31,6 +31,7 @@ typedef struct CmConversionState
 	CmConversionWish *wish;
 	char	   *bound;			/* literal in the table's CHECK; NULL: it has none */
 	char	   *fingerprint;	/* of what the partitioned table was made of */
+	char	   *check_name;		/* of that CHECK; NULL: it has none */
 } CmConversionState;
 
 /* The exchange of the two. */
@@ -45,9 +46,10 @@ typedef struct CmConversionSwap
 /* in conversion_state.c: rows of concertmaster.conversion; in a transaction */
 extern CmConversionState *cm_conversion_state(Oid relid);
 extern void cm_conversion_state_begin(Oid relid, const CmConversionWish *wish, int32 ahead, Interval *retention);
-extern void cm_conversion_state_bound(Oid relid, const char *bound);
+extern void cm_conversion_state_bound(Oid relid, const char *bound, const char *check_name);
 extern void cm_conversion_state_created(Oid relid, Oid parent, const char *fingerprint);
 extern void cm_conversion_state_phase(Oid relid, CmConversionPhase phase);
+extern bool cm_conversion_state_cancel(Oid relid);
 extern void cm_conversion_state_stop(Oid relid);
 extern void cm_conversion_state_forget(Oid relid);
 

@@ -3,11 +3,11 @@
  * conversion_finish.c
  *	  What is left of a conversion after the swap, and the way back before it.
  *
- * After the swap everything works; what is left is that foreign keys made
- * anew are validated, that the CHECK goes, which the partition's bound says
- * as well, that a partition set is begun, whose job makes the next partitions
- * long before the bound comes, and that the partitioned table gets statistics,
- * which autovacuum never makes.
+ * After the swap everything works; what is left is that a partition set is
+ * begun, whose job makes the next partitions long before the bound comes, that
+ * foreign keys made anew are validated, that the CHECK goes, which the
+ * partition's bound says as well, and that the partitioned table gets
+ * statistics, which autovacuum never makes.
  *
  * Before the swap a conversion can be cancelled: the partitioned table, which
  * nobody uses, the CHECK and the unique indexes are dropped, and the table is
@@ -123,11 +123,13 @@ cm_conversion_finish(const CmConversionState *state, CmJobOutcome *outcome)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the partitioned table with OID %u was dropped", state->parent)));
 	owner = atooid(owner_text);
-	if (!validate_keys(state, owner, outcome) ||
-		!drop_bound(state, owner, cm_conversion_name(name, "_bound"), outcome))
-		return false;
+
+	/* First: without it there is no partition from the bound on. */
 	if (!cm_attempt_commit(begin_set, (void *) state, GetSessionUserId(), NIL))
 		return cm_conversion_put_off(outcome, "the partition set could not be begun", state->parent, ShareUpdateExclusiveLock);
+	if (!validate_keys(state, owner, outcome) ||
+		!drop_bound(state, owner, state->check_name, outcome))
+		return false;
 	cm_progress_report(0, 0, "analyzing");
 	if (!cm_statement_run(psprintf("ANALYZE %s", table), owner, 0))
 		return cm_conversion_put_off(outcome, "ANALYZE met a lock", state->parent, ShareUpdateExclusiveLock);
@@ -158,7 +160,8 @@ cm_conversion_undo(const CmConversionState *state, const CmConversion *conversio
 
 	if (!cm_attempt_commit(drop_parent, (void *) conversion, GetSessionUserId(), NIL))
 		return cm_conversion_put_off(outcome, "a table that this one references was locked", conversion->relid, AccessShareLock);
-	if (!cm_attempt_commit(cm_conversion_drop_check, (void *) conversion, GetSessionUserId(),
+	if (state->bound != NULL &&
+		!cm_attempt_commit(cm_conversion_drop_check, (void *) conversion, GetSessionUserId(),
 						   cm_lock_wish(NIL, conversion->relid, AccessExclusiveLock)))
 		return cm_conversion_put_off(outcome, "the table was locked", conversion->relid, AccessExclusiveLock);
 	foreach(cell, conversion->unique_indexes)

@@ -67,12 +67,13 @@ static const char *const key_queries[] = {
 	" WHERE k.conrelid = $1 AND k.contype = 'f' AND k.confrelid <> $1 ORDER BY k.conname",
 
 	"SELECT 'incoming_foreign_key' AS code,"
-	"       CASE WHEN NOT pg_has_role($3, r.relowner, 'USAGE') THEN 'refused' WHEN h.can_stay THEN 'carried'"
+	"       CASE WHEN NOT pg_has_role($3, r.relowner, 'USAGE') OR h.can_stay AND NOT k.convalidated THEN 'refused' WHEN h.can_stay THEN 'carried'"
 	"            WHEN $4 = 'drop' THEN 'accepted' ELSE 'refused' END AS status,"
 	"       format('%s on %s', quote_ident(k.conname), k.conrelid::regclass) AS object,"
 	"       CASE WHEN h.has_key THEN format('references (%s), which stays unique', h.columns)"
 	"            ELSE format('references (%s), which is not unique without the key', h.columns) END AS detail,"
 	"       CASE WHEN NOT pg_has_role($3, r.relowner, 'USAGE') THEN format('have role %I own %s, too, or drop the foreign key', pg_get_userbyid($3), k.conrelid::regclass)"
+	"            WHEN h.can_stay AND NOT k.convalidated THEN format('it is NOT VALID: ALTER TABLE %s VALIDATE CONSTRAINT %I, or drop it', k.conrelid::regclass, k.conname)"
 	"            WHEN h.can_stay THEN 'made anew in the swap for the partitioned table, as NOT VALID, and validated after it'"
 	"            WHEN $4 = 'drop' THEN 'dropped in the swap'"
 	"            WHEN h.has_key THEN 'say foreign_keys => ''drop'', and add it to the partitioned table: made NOT VALID it cannot be, as the referencing table is partitioned or the table itself'"
@@ -121,7 +122,9 @@ load_indexes(CmConversion *conversion)
 		index->name = cm_conversion_value(i, "relname");
 		index->columns = psprintf("%s, %s", cm_conversion_value(i, "columns"), conversion->key_quoted);
 		index->suffix = cm_conversion_value(i, "suffix");
-		index->replacement = cm_conversion_name(index->name, "_with_key");
+		/* Cut short, two names could become the same. */
+		index->replacement = strlen(index->name) + strlen("_with_key") < NAMEDATALEN ?
+			psprintf("%s_with_key", index->name) : psprintf("concertmaster_%u_with_key", index->relid);
 		index->constraint = constraint ? constraint[0] : '\0';
 		index->nulls = cm_conversion_value(i, "nulls");
 		index->include = cm_conversion_value(i, "include");

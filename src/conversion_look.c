@@ -209,8 +209,66 @@ forget_own(CmConversion *conversion)
 			IndexGetRelation(replacement, true) == conversion->relid)
 			forget_findings(conversion, RelationRelationId, replacement);
 	}
-	forget_findings(conversion, ConstraintRelationId,
-					get_relation_constraint_oid(conversion->relid, conversion->check_name, true));
+	if (conversion->has_check)
+		forget_findings(conversion, ConstraintRelationId,
+						get_relation_constraint_oid(conversion->relid, conversion->check_name, true));
+}
+
+/* Refuse a name that is in somebody else's use. */
+static void
+find_taken(CmConversion *conversion, Oid relid, const char *whose)
+{
+	cm_conversion_find(conversion, CM_FINDING_REFUSED, "name_taken", cm_relation_quoted(relid),
+					   psprintf("it has the name that %s is to bear", whose), "rename it, or drop it");
+}
+
+/* Names that the steps give.  What there was before a conversion is not its own. */
+static void
+look_names(CmConversion *conversion)
+{
+	Oid			namespace = get_rel_namespace(conversion->relid);
+	Oid			other = get_relname_relid(conversion->new_name, namespace);
+	ListCell   *cell;
+
+	if (OidIsValid(other) && other != conversion->parent)
+		find_taken(conversion, other, "the partitioned table until the swap");
+	foreach(cell, conversion->unique_indexes)
+	{
+		CmConversionIndex *index = lfirst(cell);
+
+		other = get_relname_relid(index->replacement, namespace);
+		if (OidIsValid(other) && (!conversion->begun || get_rel_relkind(other) != RELKIND_INDEX ||
+								  IndexGetRelation(other, true) != conversion->relid))
+			find_taken(conversion, other, psprintf("the index with the key in the place of %s", quote_identifier(index->name)));
+	}
+	if (!conversion->has_check &&
+		OidIsValid(get_relation_constraint_oid(conversion->relid, conversion->check_name, true)))
+		cm_conversion_find(conversion, CM_FINDING_REFUSED, "name_taken", psprintf("%s on %s", quote_identifier(conversion->check_name), conversion->quoted),
+						   "it has the name that the constraint of the bound is to bear", "rename it, or drop it");
+}
+
+/* A conversion that is under way has its names from when it was begun. */
+static void
+look_begun(CmConversion *conversion)
+{
+	char	   *value;
+
+	if (cm_conversion_select(conversion,
+							 "SELECT v.check_name, p.oid::text AS parent, CASE WHEN p.relnamespace = c.relnamespace THEN p.relname END AS parent_name"
+							 "  FROM concertmaster.conversion v JOIN pg_class c ON c.oid = v.relid LEFT JOIN pg_class p ON p.oid = v.parent AND p.relkind = 'p'"
+							 " WHERE v.relid = $1 AND v.swapped_at IS NULL") == 0)
+		return;
+	conversion->begun = true;
+	value = cm_conversion_value(0, "check_name");
+	conversion->has_check = value != NULL;
+	if (value != NULL)
+		conversion->check_name = MemoryContextStrdup(conversion->context, value);
+	value = cm_conversion_value(0, "parent");
+	if (value != NULL)
+		conversion->parent = atooid(value);
+	value = cm_conversion_value(0, "parent_name");
+	if (value != NULL)
+		conversion->new_name = MemoryContextStrdup(conversion->context, value);
 }
 
 /* The table, and its key; an error if it has no such column. */
@@ -238,13 +296,11 @@ look_basics(CmConversion *conversion)
 }
 
 /*
- * Look at a table that the caller has been asked whether he may.  The result
- * lives in a context of its own below the current one.  statements: look into
- * pg_stat_statements, too, with the current user's rights; a worker must not,
- * as it would show others' statements to the table's owner.
+ * Look at a table without its rows, and without planning steps.  The result
+ * lives in a context of its own below the current one.
  */
 CmConversion *
-cm_conversion_look(Oid relid, const CmConversionWish *wish, bool statements)
+cm_conversion_look_catalogs(Oid relid, const CmConversionWish *wish)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "concertmaster conversion",
@@ -263,12 +319,30 @@ cm_conversion_look(Oid relid, const CmConversionWish *wish, bool statements)
 	conversion->hopeless = !cm_conversion_look_kind(conversion);
 	if (!conversion->hopeless)
 	{
+		look_begun(conversion);
 		cm_conversion_look_table(conversion);
 		cm_conversion_look_keys(conversion);
 		cm_conversion_look_around(conversion);
 		forget_own(conversion);
+		look_names(conversion);
 	}
 	cm_scope_leave(&scope);
+	MemoryContextSwitchTo(caller);
+	return conversion;
+}
+
+/*
+ * Look at a table that the caller has been asked whether he may, and plan the
+ * steps.  The result lives as above.  statements: look into
+ * pg_stat_statements, too, with the current user's rights; a worker must not,
+ * as it would show others' statements to the table's owner.
+ */
+CmConversion *
+cm_conversion_look(Oid relid, const CmConversionWish *wish, bool statements)
+{
+	CmConversion *conversion = cm_conversion_look_catalogs(relid, wish);
+	MemoryContext caller = MemoryContextSwitchTo(conversion->context);
+
 	if (!conversion->hopeless)
 	{
 		cm_conversion_look_rows(conversion);

@@ -208,7 +208,7 @@ add_check(void *arg)
 	const CmConversion *conversion = arg;
 
 	cm_run_as(conversion->owner, check_sql(conversion));
-	cm_conversion_state_bound(conversion->relid, conversion->bound);
+	cm_conversion_state_bound(conversion->relid, conversion->bound, conversion->check_name);
 }
 
 void
@@ -218,7 +218,7 @@ cm_conversion_drop_check(void *arg)
 
 	cm_run_as(conversion->owner, psprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s",
 										  conversion->quoted, quote_identifier(conversion->check_name)));
-	cm_conversion_state_bound(conversion->relid, NULL);
+	cm_conversion_state_bound(conversion->relid, NULL, NULL);
 }
 
 /*
@@ -260,7 +260,7 @@ prove_bound(Run *run)
 	{
 		/* Somebody dropped it: begin with it again. */
 		cm_transaction_begin(GetSessionUserId());
-		cm_conversion_state_bound(conversion->relid, NULL);
+		cm_conversion_state_bound(conversion->relid, NULL, NULL);
 		cm_transaction_commit();
 		return put_off(run, "the constraint that holds the bound is gone, and is made anew", conversion->relid, AccessExclusiveLock);
 	}
@@ -293,9 +293,17 @@ exchange(Run *run)
 	for (int i = 0; i < MAX_COPIES; i++)
 	{
 		CmConversionSwap swap = {0};
+		ListCell   *cell;
 
 		look(run);
 		cm_conversion_require(run->conversion);
+
+		/* One that was added meanwhile. */
+		foreach(cell, run->conversion->unique_indexes)
+		{
+			if (!build_index(run, lfirst(cell)))
+				return false;
+		}
 		if (!OidIsValid(run->state->parent) || run->state->fingerprint == NULL || i > 0)
 		{
 			tell(run, psprintf("making the partitioned table \"%s\"", run->conversion->new_name));
@@ -365,11 +373,11 @@ stop(void *arg)
 	Oid			relid = *(Oid *) arg;
 	CmConversionState *state = cm_conversion_state(relid);
 
-	if (state != NULL && state->bound != NULL)
+	if (state != NULL && state->check_name != NULL)
 		cm_run_as(cm_relation_owner(relid),
 				  psprintf("ALTER TABLE %s DROP CONSTRAINT IF EXISTS %s", cm_relation_quoted(relid),
-						   quote_identifier(cm_conversion_name(cm_relation_name(relid), "_bound"))));
-	cm_conversion_state_bound(relid, NULL);
+						   quote_identifier(state->check_name)));
+	cm_conversion_state_bound(relid, NULL, NULL);
 	cm_conversion_state_stop(relid);
 }
 

@@ -93,7 +93,7 @@ cm_conversion_state(Oid relid)
 
 	cm_catalog_enter(&scope);
 	SPI_execute_with_args("SELECT relid, parent, state, column_name, period, width, epoch, timezone, foreign_keys, accept,"
-						  "       bound, fingerprint"
+						  "       bound, fingerprint, check_name"
 						  "  FROM concertmaster.conversion WHERE relid = $1 OR parent = $1",
 						  1, types, values, NULL, false, 1);
 	if (SPI_processed > 0)
@@ -112,6 +112,7 @@ cm_conversion_state(Oid relid)
 		state->wish = read_wish(caller);
 		state->bound = field(11, caller);
 		state->fingerprint = field(12, caller);
+		state->check_name = field(13, caller);
 	}
 	cm_scope_leave(&scope);
 	return state;
@@ -158,57 +159,72 @@ cm_conversion_state_begin(Oid relid, const CmConversionWish *wish, int32 ahead, 
 						  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 						  " ON CONFLICT (relid) DO UPDATE SET period = EXCLUDED.period, width = EXCLUDED.width, epoch = EXCLUDED.epoch,"
 						  "   timezone = EXCLUDED.timezone, foreign_keys = EXCLUDED.foreign_keys, accept = EXCLUDED.accept,"
-						  "   ahead = EXCLUDED.ahead, retention = EXCLUDED.retention, state = 'preparing'",
+						  "   ahead = EXCLUDED.ahead, retention = EXCLUDED.retention, state = 'preparing'"
+						  " WHERE conversion.state IN ('preparing', 'stopped')",
 						  10, types, values, nulls, false, 0);
 	cm_scope_leave(&scope);
 }
 
-/* Set columns of a conversion's row; assignments is a literal, $2 and $3 are its parameters. */
-static void
-update_state(Oid relid, const char *assignments, Oid oid, const char *text)
+/*
+ * Set columns of a conversion's row; assignments is a literal, $2 to $4 are its
+ * parameters, and a condition can follow.  False: there is no such row.
+ */
+static bool
+update_state(Oid relid, const char *assignments, Oid oid, const char *text, const char *name)
 {
-	Oid			types[3] = {OIDOID, OIDOID, TEXTOID};
-	Datum		values[3];
-	char		nulls[3];
+	Oid			types[4] = {OIDOID, OIDOID, TEXTOID, TEXTOID};
+	Datum		values[4];
+	char		nulls[4];
+	bool		found;
 	CmScope		scope;
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = ObjectIdGetDatum(relid);
 	values[1] = ObjectIdGetDatum(oid);
 	set_text(&values[2], &nulls[2], text);
+	set_text(&values[3], &nulls[3], name);
 	cm_catalog_enter(&scope);
-	SPI_execute_with_args(psprintf("UPDATE concertmaster.conversion SET %s WHERE relid = $1", assignments),
-						  3, types, values, nulls, false, 0);
+	SPI_execute_with_args(psprintf("UPDATE concertmaster.conversion SET %s AND relid = $1", assignments),
+						  4, types, values, nulls, false, 0);
+	found = SPI_processed > 0;
 	cm_scope_leave(&scope);
+	return found;
 }
 
-/* The bound is in the table's CHECK now; NULL: it is not. */
+/* The bound is in the table's CHECK of that name now; NULL: it has none. */
 void
-cm_conversion_state_bound(Oid relid, const char *bound)
+cm_conversion_state_bound(Oid relid, const char *bound, const char *check_name)
 {
-	update_state(relid, "bound = $3", InvalidOid, bound);
+	(void) update_state(relid, "bound = $3, check_name = $4 WHERE true", InvalidOid, bound, check_name);
 }
 
 /* The partitioned table was made, of what the fingerprint says; InvalidOid: it is gone. */
 void
 cm_conversion_state_created(Oid relid, Oid parent, const char *fingerprint)
 {
-	update_state(relid, "parent = nullif($2, 0::oid), fingerprint = $3", parent, fingerprint);
+	(void) update_state(relid, "parent = nullif($2, 0::oid), fingerprint = $3 WHERE true", parent, fingerprint, NULL);
 }
 
 /* It has come to another phase. */
 void
 cm_conversion_state_phase(Oid relid, CmConversionPhase phase)
 {
-	update_state(relid, "state = $3, ended_at = CASE WHEN $3 = 'converted' THEN now() END",
-				 InvalidOid, state_names[phase]);
+	(void) update_state(relid, "state = $3, ended_at = CASE WHEN $3 = 'converted' THEN now() END WHERE true",
+						InvalidOid, state_names[phase], NULL);
+}
+
+/* It is to be taken back.  False: meanwhile the tables were exchanged, or it is gone. */
+bool
+cm_conversion_state_cancel(Oid relid)
+{
+	return update_state(relid, "state = 'cancelled' WHERE swapped_at IS NULL", InvalidOid, NULL, NULL);
 }
 
 /* Whoever waited for it has cancelled the run. */
 void
 cm_conversion_state_stop(Oid relid)
 {
-	update_state(relid, "state = CASE state WHEN 'preparing' THEN 'stopped' ELSE state END", InvalidOid, NULL);
+	(void) update_state(relid, "state = 'stopped' WHERE state = 'preparing'", InvalidOid, NULL, NULL);
 }
 
 /* Nothing of it is left. */

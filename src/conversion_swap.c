@@ -3,7 +3,9 @@
  * conversion_swap.c
  *	  The moment in which the partitioned table takes the table's place.
  *
- * One transaction under the deadline.  It locks everything that it will need,
+ * One transaction under the deadline.  First it keeps off who would change the
+ * table, by SHARE UPDATE EXCLUSIVE, and looks whether something has come up
+ * that is refused.  Then it locks everything that it will need,
  * looks whether the table is still what its copy was made of, reads the texts
  * of what goes by the table's oid, and then, as the table's owner,
  *
@@ -78,9 +80,9 @@ static const char *const before_queries[] = {
 	"  FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = $1 ORDER BY p.pubname",
 
 	"SELECT format('ALTER STATISTICS %I.%I RENAME TO %I', n.nspname, s.stxname, 'legacy_' || s.oid)"
-	"  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = $1 AND s.stxkind <> '{e}'",
+	"  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = $1",
 	"SELECT format('ALTER STATISTICS %I.%I RENAME TO %I', n.nspname, 'concertmaster_' || s.oid, s.stxname)"
-	"  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = $1 AND s.stxkind <> '{e}'",
+	"  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = $1",
 };
 
 /* Done after, with texts from before. */
@@ -95,12 +97,39 @@ static const char *const after_queries[] = {
 	"  FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = d.refobjsubid"
 	" WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND d.classid = 'pg_class'::regclass AND d.deptype = 'a'",
 
-	"SELECT format('GRANT %s ON SEQUENCE %s TO %s', x.privilege_type, s.oid::regclass, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END)"
+	/* Default privileges would add to those that are copied. */
+	"SELECT format('REVOKE ALL ON SEQUENCE %s FROM %s', s.oid::regclass, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END)"
+	"  FROM (SELECT s.*, a.attname " IDENTITIES ") s JOIN pg_class c ON c.oid = pg_get_serial_sequence($2, s.attname)::regclass,"
+	"       LATERAL aclexplode(c.relacl) x WHERE x.grantee <> c.relowner GROUP BY s.oid, x.grantee",
+	"SELECT format('GRANT %s ON SEQUENCE %s TO %s%s', x.privilege_type, s.oid::regclass, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END,"
+	"              CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)"
 	"  FROM (SELECT s.* " IDENTITIES ") s, LATERAL aclexplode(s.relacl) x WHERE x.grantee <> s.relowner",
+	"SELECT format('COMMENT ON SEQUENCE %s IS %L', s.oid::regclass, obj_description(s.oid, 'pg_class'))"
+	IDENTITIES " AND obj_description(s.oid, 'pg_class') IS NOT NULL",
+
+	/* Of what got its name in the swap. */
+	"SELECT format('COMMENT ON INDEX %s IS %L', i.indexrelid::regclass, d.description) FROM pg_index i"
+	"  JOIN pg_description d ON d.classoid = 'pg_class'::regclass AND d.objoid = i.indexrelid AND d.objsubid = 0"
+	" WHERE i.indrelid = $1 AND i.indisvalid AND i.indisready AND NOT i.indisexclusion",
+	"SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, $1::regclass, d.description) FROM pg_constraint k"
+	"  JOIN pg_description d ON d.classoid = 'pg_constraint'::regclass AND d.objoid = k.oid LEFT JOIN pg_index i ON i.indexrelid = k.conindid"
+	" WHERE k.conrelid = $1 AND (k.contype IN ('p', 'u') AND i.indisvalid AND NOT i.indisexclusion OR k.contype = 'f' AND k.confrelid <> $1)",
+	"SELECT format('ALTER STATISTICS %I.%I SET STATISTICS %s', n.nspname, s.stxname, s.stxstattarget)"
+	"  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = $1 AND s.stxstattarget >= 0",
+	"SELECT format('COMMENT ON STATISTICS %I.%I IS %L', n.nspname, s.stxname, d.description) FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace"
+	"  JOIN pg_description d ON d.classoid = 'pg_statistic_ext'::regclass AND d.objoid = s.oid WHERE s.stxrelid = $1",
 
 	"SELECT pg_get_functiondef(d.objid) FROM (SELECT DISTINCT d.objid FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass"
 	"         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1) d",
 
+	"SELECT format('CREATE POLICY %I ON %s AS %s FOR %s TO %s', p.polname, $1::regclass, CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,"
+	"         CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,"
+	"         (SELECT string_agg(CASE r.role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.role)) END, ', ') FROM unnest(p.polroles) AS r (role)))"
+	"         || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')"
+	"         || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', '')"
+	"  FROM pg_policy p WHERE p.polrelid = $1 ORDER BY p.polname",
+	"SELECT format('COMMENT ON POLICY %I ON %s IS %L', p.polname, $1::regclass, obj_description(p.oid, 'pg_policy'))"
+	"  FROM pg_policy p WHERE p.polrelid = $1 AND obj_description(p.oid, 'pg_policy') IS NOT NULL",
 	"SELECT format('ALTER POLICY %I ON %s', p.polname, p.polrelid::regclass)"
 	"       || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')"
 	"       || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', '')"
@@ -116,11 +145,14 @@ static const char *const after_queries[] = {
 	"           WHERE a.attrelid = $1 AND a.attnum = ANY (r.prattrs) HAVING count(*) > 0), ' WHERE (' || pg_get_expr(r.prqual, r.prrelid) || ')')"
 	"  FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = $1 ORDER BY p.pubname",
 
-	/* Those that reference the key; the others are gone, as was asked. */
+	/* Those of plain tables that reference the key; the others are gone, as was asked. */
 	"SELECT format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', k.conrelid::regclass, k.conname, pg_get_constraintdef(k.oid),"
 	"              CASE WHEN k.convalidated THEN ' NOT VALID' ELSE '' END)"
-	"  FROM pg_constraint k, pg_attribute a WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> $1"
+	"  FROM pg_constraint k JOIN pg_class r ON r.oid = k.conrelid AND r.relkind = 'r', pg_attribute a WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> $1"
 	"   AND a.attrelid = $1 AND quote_ident(a.attname) = $3 AND a.attnum = ANY (k.confkey) ORDER BY k.conrelid, k.conname",
+	"SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, k.conrelid::regclass, obj_description(k.oid, 'pg_constraint'))"
+	"  FROM pg_constraint k JOIN pg_class r ON r.oid = k.conrelid AND r.relkind = 'r', pg_attribute a WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> $1"
+	"   AND a.attrelid = $1 AND quote_ident(a.attname) = $3 AND a.attnum = ANY (k.confkey) AND obj_description(k.oid, 'pg_constraint') IS NOT NULL",
 };
 
 /* An index of the table whose name the partitioned one gets. */
@@ -230,7 +262,33 @@ is_ready(const CmConversionSwap *swap)
 	return get_rel_name(conversion->relid) != NULL && get_rel_name(swap->parent) != NULL &&
 		strcmp(get_rel_name(conversion->relid), conversion->name) == 0 &&
 		strcmp(get_rel_name(swap->parent), conversion->new_name) == 0 &&
+		get_rel_namespace(swap->parent) == get_rel_namespace(conversion->relid) &&
 		strcmp(cm_conversion_fingerprint(conversion), swap->fingerprint) == 0;
+}
+
+/*
+ * Has nothing come up that would have been refused, or has to be accepted?
+ * Between the last look and our lock anybody may have made a rule, or a foreign
+ * key to the table, or dropped it.
+ */
+static bool
+nothing_came_up(const CmConversion *conversion)
+{
+	CmConversion *now;
+	ListCell   *cell;
+
+	if (get_rel_name(conversion->relid) == NULL)
+		return false;
+	now = cm_conversion_look_catalogs(conversion->relid, conversion->wish);
+
+	foreach(cell, now->findings)
+	{
+		CmFindingStatus status = ((CmFinding *) lfirst(cell))->status;
+
+		if (status == CM_FINDING_REFUSED || status == CM_FINDING_TO_ACCEPT)
+			return false;
+	}
+	return true;
 }
 
 /* What our own catalog says of the table, it says of the partitioned one from now on. */
@@ -278,17 +336,29 @@ cm_conversion_swap(void *arg)
 	const CmConversion *conversion = swap->conversion;
 	char	   *parent = cm_conversion_quoted(conversion, conversion->new_name);
 	char	   *legacy = cm_conversion_quoted(conversion, conversion->old_name);
-	List	   *views = cm_conversion_oids(conversion, VIEWS);
+	List	   *views;
+	List	   *others;
 	List	   *before = NIL;
 	List	   *after = NIL;
 	ListCell   *cell;
 
+	/* Keeps off who changes the table, and nobody else, so it needs no deadline. */
+	LockRelationOid(conversion->relid, ShareUpdateExclusiveLock);
+	(void) cm_deadline_disarm();
+	swap->stale = !nothing_came_up(conversion);
+	if (swap->stale)
+		return;
+	cm_deadline_arm(cm_ddl_deadline);
+
+	views = cm_conversion_oids(conversion, VIEWS);
+	others = cm_conversion_oids(conversion, OTHERS);
 	lock_all(views);
-	lock_all(cm_conversion_oids(conversion, OTHERS));
+	lock_all(others);
 	LockRelationOid(conversion->relid, AccessExclusiveLock);
 	LockRelationOid(swap->parent, AccessExclusiveLock);
 	lock_all(cm_conversion_oids(conversion, "SELECT s.oid" IDENTITIES));
-	swap->stale = !is_ready(swap) || !equal(views, cm_conversion_oids(conversion, VIEWS));
+	swap->stale = !is_ready(swap) || !equal(views, cm_conversion_oids(conversion, VIEWS)) ||
+		!equal(others, cm_conversion_oids(conversion, OTHERS));
 	if (swap->stale)
 		return;
 

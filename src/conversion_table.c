@@ -124,13 +124,18 @@ static const char *const table_queries[] = {
 	 * 17, 18: table being attached contains an identity column; 15 takes it.
 	 * Dropping it drops the sequence, with its privileges and its name.
 	 */
-	"SELECT 'identity' AS code, 'carried' AS status, quote_ident(a.attname) AS object,"
-	"       format('GENERATED %s, sequence %s', CASE a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END, d.objid::regclass) AS detail,"
-	"       'the partitioned table gets an identity of the same name, options and privileges that goes on where the sequence is, and the old part loses its own' AS remedy,"
+	"SELECT CASE WHEN u.used THEN 'identity_used' ELSE 'identity' END AS code, CASE WHEN u.used THEN 'refused' ELSE 'carried' END AS status, quote_ident(a.attname) AS object,"
+	"       format('GENERATED %s, sequence %s', CASE a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END, d.objid::regclass) || CASE WHEN u.used THEN ', on which something else depends' ELSE '' END AS detail,"
+	"       CASE WHEN u.used THEN format('have %s use another sequence',"
+	"              (SELECT string_agg(DISTINCT pg_describe_object(o.classid, o.objid, o.objsubid), ', ') FROM pg_depend o"
+	"                WHERE o.refclassid = 'pg_class'::regclass AND o.refobjid = d.objid AND o.deptype IN ('n', 'a')))"
+	"            ELSE 'the partitioned table gets an identity of the same name, options and privileges that goes on where the sequence is, and the old part loses its own' END AS remedy,"
 	"       d.classid, d.objid"
 	"  FROM pg_attribute a JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid = a.attnum"
 	"   AND d.classid = 'pg_class'::regclass AND d.deptype = 'i'"
-	"  JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' WHERE a.attrelid = $1 AND a.attidentity <> '' ORDER BY a.attnum",
+	"  JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S',"
+	"       LATERAL (SELECT EXISTS (SELECT FROM pg_depend o WHERE o.refclassid = 'pg_class'::regclass AND o.refobjid = d.objid AND o.deptype IN ('n', 'a')) AS used) u"
+	" WHERE a.attrelid = $1 AND a.attidentity <> '' ORDER BY a.attnum",
 
 	"SELECT 'serial' AS code, 'carried' AS status, quote_ident(a.attname) AS object, format('owns sequence %s', d.objid::regclass) AS detail,"
 	"       'the partitioned table has the same default and owns the sequence' AS remedy, d.classid, d.objid"
@@ -159,11 +164,11 @@ static const char *const table_queries[] = {
 	"       'pg_constraint'::regclass AS classid, k.oid AS objid"
 	"  FROM pg_constraint k WHERE k.conrelid = $1 AND k.contype = 'c' ORDER BY k.conname",
 
-	/* 15 and 16: not supported on partitioned tables; a partition may have one of its own on all */
+	/* 15 and 16: not supported on partitioned tables; a partition may have one of its own on all; 18: keys WITHOUT OVERLAPS, too */
 	"SELECT 'exclusion_constraint' AS code, 'to_accept' AS status, quote_ident(k.conname) AS object,"
 	"       'it holds in the old part alone; rows of later partitions are not compared with each other or with old ones' AS detail,"
 	"       'accept it, or add it to each later partition' AS remedy, 'pg_constraint'::regclass AS classid, k.oid AS objid"
-	"  FROM pg_constraint k WHERE k.conrelid = $1 AND k.contype = 'x' ORDER BY k.conname",
+	"  FROM pg_constraint k JOIN pg_index i ON i.indexrelid = k.conindid AND i.indisexclusion WHERE k.conrelid = $1 AND k.contype IN ('x', 'p', 'u') ORDER BY k.conname",
 
 	"SELECT 'index_invalid' AS code, 'to_accept' AS status, quote_ident(x.relname) AS object, 'a build that failed left it' AS detail,"
 	"       format('REINDEX INDEX CONCURRENTLY %1$s, or drop it, or accept that the partitioned table does not have it', x.oid::regclass) AS remedy,"

@@ -282,7 +282,9 @@ create_table(const CmLeaf *leaf, Oid model)
 /*
  * Privileges like the model's, on the table and on columns.  First whatever
  * default privileges gave is taken away.  The model's owner may be another
- * role than ours: what it has as owner is given to our owner.
+ * role than ours: what it has as owner is given to our owner.  Where the model
+ * has row security, so do we, without a policy: rows are read through the
+ * parent, by its policies, and by our own name by the owner alone.
  */
 static void
 copy_privileges(Oid relid, Oid model)
@@ -311,6 +313,9 @@ copy_privileges(Oid relid, Oid model)
 							  "          CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END)"
 							  "   FROM pg_class t, pg_attribute c, LATERAL aclexplode(c.attacl) a"
 							  "  WHERE t.oid = $1 AND c.attrelid = $2 AND c.attnum > 0 AND NOT c.attisdropped"
+							  " UNION ALL"
+							  " SELECT 4, format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', t.oid::regclass) FROM pg_class t, pg_class m"
+							  "  WHERE t.oid = $1 AND m.oid = $2 AND m.relrowsecurity AND NOT t.relrowsecurity"
 							  ") s ORDER BY s.step, s.sql",
 							  2, args);
 }

@@ -52,6 +52,8 @@ REVOKE TRUNCATE ON "Answers" FROM regress_conv_owner;
 GRANT USAGE ON SEQUENCE "Answers_Id_seq" TO regress_conv_reader;
 ALTER TABLE "Answers" ENABLE ROW LEVEL SECURITY;
 CREATE POLICY "P 1" ON "Answers" AS RESTRICTIVE FOR SELECT TO regress_conv_reader USING (form < 4);
+CREATE POLICY "P 3" ON "Answers" FOR UPDATE TO regress_conv_reader USING (EXISTS (SELECT FROM forms f WHERE f.id = "Answers".form AND f.name <> "Answers".slug));
+CREATE POLICY p4 ON "Answers" FOR DELETE TO regress_conv_reader USING (form IN (SELECT a.form FROM "Answers" a WHERE a."Id" <> "Answers"."Id"));
 CREATE POLICY p2 ON "Answers" USING (true) WITH CHECK (slug IS NOT NULL);
 COMMENT ON POLICY p2 ON "Answers" IS 'all';
 CREATE TABLE elsewhere (form integer);
@@ -110,6 +112,9 @@ SET ROLE regress_conv_owner;
 \set VERBOSITY terse
 CALL concertmaster.convert_to_partitioned('"Answers"', 'at', '1 month');
 CALL concertmaster.convert_to_partitioned('"Answers"', 'at', '1 month', accept => '{unique_index_without_column}', ahead => 0);
+CALL concertmaster.convert_to_partitioned('"Answers"', 'at', '1 month', ahead => 20000);
+CALL concertmaster.convert_to_partitioned('"Answers"', 'at', '1 month', retention => '-1 day');
+CALL concertmaster.convert_to_partitioned('"Answers"', 'Id', width => 100, retention => '1 day');
 CALL concertmaster.convert_to_partitioned('forms', 'at', '1 month');
 CALL concertmaster.convert_to_partitioned('"Answers"', 'at', '1 month', foreign_keys => 'keep');
 CALL concertmaster.cancel_conversion('"Answers"');
@@ -152,6 +157,7 @@ DELETE FROM forms WHERE id = 5;
 SELECT count(*) FROM "Answers" WHERE form = 5;
 SET ROLE regress_conv_reader;
 SELECT count(*) FROM "Answers" WHERE form >= 4;
+SELECT count(*) AS partitions_without_row_security FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = '"Answers"'::regclass AND NOT c.relrowsecurity;
 RESET ROLE;
 
 -- Partitioned by a version 7 id, the primary key and what references it stay.
@@ -165,9 +171,65 @@ INSERT INTO steps VALUES ('00000000-0000-7000-8000-000000000000', 1);
 DELETE FROM runs WHERE n = 1;
 SELECT count(*) FROM steps;
 
+-- Names that it gives, where they are in use: nothing is touched; and long ones.
+\set VERBOSITY terse
+CREATE TABLE taken (id integer PRIMARY KEY, at timestamptz NOT NULL, n integer, CONSTRAINT taken_bound CHECK (n > 0));
+CREATE INDEX taken_pkey_with_key ON taken (n);
+CREATE TABLE taken_partitioned (n integer);
+CALL concertmaster.convert_to_partitioned('taken', 'at', '1 month', accept => '{unique_index_without_column}');
+CALL concertmaster.cancel_conversion('taken');
+SELECT object, status, detail, remedy FROM concertmaster.explain_conversion('taken', 'at', '1 month') WHERE code = 'name_taken' ORDER BY object;
+SELECT conname FROM pg_constraint WHERE conrelid = 'taken'::regclass AND contype <> 'n' UNION ALL SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'taken'::regclass ORDER BY 1;
+CREATE TABLE long (a integer, b integer, at timestamptz NOT NULL, gone integer, dropped_4 integer);
+ALTER TABLE long DROP COLUMN gone;
+CREATE UNIQUE INDEX long_index_whose_name_has_as_many_letters_as_names_can_have_aaa ON long (a);
+CREATE UNIQUE INDEX long_index_whose_name_has_as_many_letters_as_names_can_have_aab ON long (b);
+CALL concertmaster.convert_to_partitioned('long', 'at', '1 month', accept => '{unique_index_without_column}');
+SELECT regexp_replace(indexrelid::regclass::text, '\d+', 'N'), regexp_replace(pg_get_indexdef(indexrelid), '.* USING', '') FROM pg_index WHERE indrelid IN ('long'::regclass, 'long_legacy'::regclass) ORDER BY 1, 2;
+
+-- What is refused, as it would be lost or could not be done.
+CREATE TABLE hard (id integer GENERATED ALWAYS AS IDENTITY, at timestamptz NOT NULL, UNIQUE (at, id));
+CREATE DOMAIN hard_row AS hard CHECK ((VALUE).id > 0);
+CREATE TABLE hard_too (id integer DEFAULT nextval('hard_id_seq'), at timestamptz);
+INSERT INTO hard_too VALUES (0, now());
+ALTER TABLE hard_too ADD FOREIGN KEY (at, id) REFERENCES hard (at, id) NOT VALID;
+CREATE FUNCTION no_public() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+REVOKE EXECUTE ON FUNCTION no_public() FROM PUBLIC;
+CREATE TRIGGER t BEFORE INSERT ON hard FOR EACH ROW EXECUTE FUNCTION no_public();
+ALTER TABLE hard OWNER TO regress_conv_owner;
+ALTER TABLE hard_too OWNER TO regress_conv_owner;
+SELECT code, object, detail, remedy FROM concertmaster.explain_conversion('hard', 'at', '1 month') WHERE status = 'refused' AND code <> 'verdict' ORDER BY code;
+
+-- A foreign key of a partitioned table is dropped, as was said; the sequence's privileges stay what they were.
+CREATE TABLE held (id integer GENERATED ALWAYS AS IDENTITY, at timestamptz NOT NULL, UNIQUE (at, id));
+ALTER DEFAULT PRIVILEGES IN SCHEMA "Conv" GRANT USAGE ON SEQUENCES TO PUBLIC;
+CREATE TABLE held_by (id integer, at timestamptz, FOREIGN KEY (at, id) REFERENCES held (at, id)) PARTITION BY LIST (id);
+CALL concertmaster.convert_to_partitioned('held', 'at', '1 month', foreign_keys => 'drop');
+ALTER DEFAULT PRIVILEGES IN SCHEMA "Conv" REVOKE USAGE ON SEQUENCES FROM PUBLIC;
+SELECT state, last_error FROM concertmaster.conversions WHERE table_name = 'held'::regclass;
+SELECT count(*) FROM pg_constraint WHERE confrelid = 'held'::regclass;
+SELECT has_sequence_privilege('regress_conv_reader', 'held_id_seq', 'USAGE');
+
+-- Comments and statistics of every kind come along.
+CREATE TABLE told (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL, form integer CONSTRAINT told_form REFERENCES forms, CONSTRAINT told_at UNIQUE (at, form));
+CREATE INDEX told_index ON told (form);
+CREATE TABLE told_by (at timestamptz, form integer, CONSTRAINT told_by_at FOREIGN KEY (at, form) REFERENCES told (at, form));
+CREATE STATISTICS told_one ON (form + 1) FROM told;
+CREATE STATISTICS told_two ON at, form FROM told;
+ALTER STATISTICS told_two SET STATISTICS 77;
+COMMENT ON INDEX told_index IS 'index'; COMMENT ON INDEX told_pkey IS 'index of the key'; COMMENT ON CONSTRAINT told_pkey ON told IS 'key';
+COMMENT ON CONSTRAINT told_at ON told IS 'unique'; COMMENT ON CONSTRAINT told_form ON told IS 'foreign key'; COMMENT ON CONSTRAINT told_by_at ON told_by IS 'foreign key to it';
+COMMENT ON SEQUENCE told_id_seq IS 'sequence'; COMMENT ON STATISTICS told_two IS 'statistics';
+CALL concertmaster.convert_to_partitioned('told', 'at', '1 month', accept => '{unique_index_without_column}');
+SELECT pg_describe_object(classoid, objoid, objsubid), description FROM pg_description d
+ WHERE objoid IN (SELECT oid FROM pg_class WHERE relname IN ('told_index', 'told_pkey', 'told_id_seq') UNION ALL SELECT oid FROM pg_statistic_ext WHERE stxrelid = 'told'::regclass
+                  UNION ALL SELECT oid FROM pg_constraint WHERE conrelid IN ('told'::regclass, 'told_by'::regclass) AND conparentid = 0) ORDER BY description;
+SELECT stxname, greatest(stxstattarget, 0) AS target FROM pg_statistic_ext WHERE stxrelid = 'told'::regclass ORDER BY 1;
+\set VERBOSITY default
+
 -- Tidy up.
 SELECT concertmaster.unmanage_matview('managed');
-SELECT concertmaster.forget_partition_set('"Answers"'), concertmaster.forget_partition_set('runs');
+SELECT concertmaster.forget_partition_set(t) FROM unnest('{"\"Answers\"",runs,long,held,told}'::regclass[]) t;
 DROP PUBLICATION regress_conv;
 SET client_min_messages = error;
 DROP SCHEMA "Conv" CASCADE;

@@ -100,6 +100,56 @@ is($node->safe_psql('d', "SELECT count(*) FROM pg_constraint WHERE conname = 'st
 psql_ok($node, 'd', "CALL concertmaster.cancel_conversion('s.stop')", 'it can be taken back');
 is(definition('stop'), $before, '... the table is as it was');
 
+# What is done to the table between its copy and the exchange: nothing is lost.
+$node->safe_psql('d', "CREATE TABLE s.late (id integer UNIQUE, at timestamptz NOT NULL); CREATE TABLE s.late_child (id integer)");
+my $late = "CALL concertmaster.convert_to_partitioned('s.late', 'at', '1 month', accept => '{unique_index_without_column}')";
+($session, $pid) = begin_held(4, $late);
+ok($pid, 'the copy is being made');
+$node->safe_psql('d', "ALTER TABLE s.late_child ADD FOREIGN KEY (id) REFERENCES s.late (id); CREATE RULE late AS ON INSERT TO s.late DO ALSO NOTIFY x");
+$session->query("SELECT 1");
+$session->quit;
+is($node->safe_psql('d', "SELECT relkind FROM pg_class WHERE oid = 's.late'::regclass"), 'r', 'a foreign key and a rule that came up stop the exchange');
+is($node->safe_psql('d', "SELECT count(*) FROM pg_constraint WHERE confrelid = 's.late'::regclass"), '1', '... the foreign key is there');
+is($node->safe_psql('d', "SELECT count(*) FROM pg_rewrite WHERE ev_class = 's.late'::regclass"), '1', '... and the rule');
+
+# Name, schema and owner can change: the next run, or cancelling, knows its own.
+for my $change ('ALTER TABLE s.moved RENAME TO renamed', 'ALTER TABLE s.moved SET SCHEMA public', 'ALTER TABLE s.moved OWNER TO moved_owner')
+{
+	for my $end ('cancel', 'convert')
+	{
+		$node->safe_psql('d', q{CREATE TABLE s.moved (id integer, at timestamptz NOT NULL)});
+		$node->safe_psql('d', q{CREATE ROLE moved_owner; GRANT CREATE, USAGE ON SCHEMA s TO moved_owner}) if $change =~ /OWNER/ && $end eq 'cancel';
+		my $oid = $node->safe_psql('d', "SELECT 's.moved'::regclass::oid");
+		($session, $pid) = begin_held(4, "CALL concertmaster.convert_to_partitioned('s.moved', 'at', '1 month')");
+		ok($pid, "$change: held in the exchange");
+		$node->safe_psql('d', "SELECT pg_terminate_backend($pid)");
+		eval { $session->quit };
+		is($node->safe_psql('d', "SELECT count(*) FROM pg_class WHERE relname = 'moved_partitioned'"), '1', '... with its copy made');
+		$node->safe_psql('d', $change);
+		my $table = $node->safe_psql('d', "SELECT oid::regclass FROM pg_class WHERE oid = $oid");
+		psql_ok($node, 'd', $end eq 'cancel' ? "CALL concertmaster.cancel_conversion('$table')" : "CALL concertmaster.convert_to_partitioned('$table', 'at', '1 month')", "... then $end");
+		is($node->safe_psql('d', "SELECT relkind FROM pg_class WHERE oid = '$table'::regclass"), $end eq 'cancel' ? 'r' : 'p', '... is done');
+		is($node->safe_psql('d', "SELECT (SELECT count(*) FROM pg_constraint WHERE conname LIKE 'moved_bound%') + (SELECT count(*) FROM pg_class WHERE relname ~ '^(moved|renamed)_partitioned')"), '0', '... and nothing is left');
+		$node->safe_psql('d', "DROP TABLE $table");
+	}
+}
+
+# Cancelled in the moment of the exchange: it is seen that it came too late.
+$node->safe_psql('d', 'CREATE TABLE s.moment (id integer, at timestamptz NOT NULL)');
+($session, $pid) = begin_held(2, "CALL concertmaster.convert_to_partitioned('s.moment', 'at', '1 month')");
+ok($pid, 'held before the exchange');
+$node->safe_psql('d', "SELECT pg_terminate_backend($pid)");
+eval { $session->quit };
+my $swapping = $node->background_psql('d', on_error_stop => 0);
+$swapping->query("BEGIN; UPDATE concertmaster.conversion SET state = 'swapped', swapped_at = now() WHERE relid = 's.moment'::regclass");
+my $cancelling = $node->background_psql('d', on_error_stop => 0);
+$cancelling->query_until(qr/begun/, "\\echo begun\nCALL concertmaster.cancel_conversion('s.moment');\n");
+poll_sql($node, 'd', "SELECT wait_event_type FROM pg_stat_activity WHERE query LIKE 'CALL concertmaster.cancel_conversion%moment%' AND pid <> pg_backend_pid()", 'Lock', 'the call waits');
+$swapping->query('COMMIT');
+$swapping->quit;
+eval { $cancelling->quit };
+is($node->safe_psql('d', "SELECT state FROM concertmaster.conversion WHERE relid = 's.moment'::regclass"), 'swapped', 'a call that comes too late changes nothing');
+
 $node->stop;
 done_testing();
 
