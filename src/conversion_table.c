@@ -162,7 +162,17 @@ static const char *const table_queries[] = {
 	"       CASE WHEN k.connoinherit THEN 'add the same condition without NO INHERIT as NOT VALID, validate it, and drop this one'"
 	"            WHEN NOT k.convalidated THEN 'the partitioned table has it, and it stays so' ELSE 'the partitioned table has it' END AS remedy,"
 	"       'pg_constraint'::regclass AS classid, k.oid AS objid"
-	"  FROM pg_constraint k WHERE k.conrelid = $1 AND k.contype = 'c' ORDER BY k.conname",
+	"  FROM pg_constraint k WHERE k.conrelid = $1 AND k.contype = 'c' AND k.conbin::text !~ ':varattno 0 ' ORDER BY k.conname",
+
+	/* 15, 17, 18: the row is of the old part's type, and its text names a table that a copy does not have */
+	"SELECT 'whole_row' AS code, 'refused' AS status, quote_ident(w.name) AS object,"
+	"       'its condition or expression is about the row as a whole, which is of the table''s row type' AS detail,"
+	"       'write it with the columns' AS remedy, w.classid, w.objid"
+	"  FROM (SELECT k.conname AS name, k.conbin::text AS node, 'pg_constraint'::regclass AS classid, k.oid AS objid"
+	"          FROM pg_constraint k WHERE k.conrelid = $1 AND k.contype = 'c'"
+	"        UNION ALL SELECT x.relname, concat(i.indexprs::text, i.indpred::text), 'pg_class'::regclass, x.oid"
+	"          FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = $1) w"
+	" WHERE w.node ~ ':varattno 0 ' ORDER BY w.name",
 
 	/* 15 and 16: not supported on partitioned tables; a partition may have one of its own on all; 18: keys WITHOUT OVERLAPS, too */
 	"SELECT 'exclusion_constraint' AS code, 'to_accept' AS status, quote_ident(k.conname) AS object,"

@@ -246,7 +246,13 @@ DROP FUNCTION f_set() CASCADE;
 DROP TABLE holder;
 DROP TABLE t CASCADE;
 
--- 15. event triggers
+-- 15. the row as a whole
+CREATE TABLE t (a integer CHECK (a > 0), b text, k timestamptz NOT NULL, CONSTRAINT t_whole CHECK (t IS NOT NULL));
+CREATE INDEX t_text ON t ((t IS NULL));
+SELECT * FROM look() WHERE code ~ 'whole|check';
+DROP TABLE t;
+
+-- 16. event triggers
 CREATE TABLE t (k timestamptz NOT NULL);
 CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
 CREATE EVENT TRIGGER regress_conversion_note ON ddl_command_end EXECUTE FUNCTION note();
@@ -254,7 +260,7 @@ SELECT code, object, status, detail, remedy FROM concertmaster.explain_conversio
 DROP EVENT TRIGGER regress_conversion_note;
 DROP TABLE t;
 
--- 16. hostile names
+-- 17. hostile names
 CREATE SCHEMA "Odd ""Conversion""";
 CREATE TABLE "Odd ""Conversion"""."T (a.b)* 'x' \ %s""" ("Id" bigint PRIMARY KEY, "K 'y' %s""" timestamptz);
 CREATE TABLE "Odd ""Conversion"""."C'" ("T" bigint CONSTRAINT "F'k""" REFERENCES "Odd ""Conversion"""."T (a.b)* 'x' \ %s""");
@@ -266,7 +272,7 @@ SELECT step, object, regexp_replace(statement, '< ''[^'']*''', '< BOUND') AS sta
 CREATE TABLE "Odd ""Conversion"""."ÄÖÜäöüÄÖÜäöüÄÖÜäöüÄÖÜäöüÄÖÜäöü" (k date NOT NULL);
 SELECT step, object FROM concertmaster.explain_conversion('"Odd ""Conversion"""."ÄÖÜäöüÄÖÜäöüÄÖÜäöüÄÖÜäöüÄÖÜäöü"', 'k', '1 month') WHERE code IN ('create_table', 'drop_check');
 
--- 17. without pg_stat_statements: one row says so.  Nothing was changed, and only ACCESS SHARE was taken
+-- 18. without pg_stat_statements: one row says so.  Nothing was changed, and only ACCESS SHARE was taken
 CREATE TABLE t (k timestamptz NOT NULL);
 SELECT code, status, remedy FROM concertmaster.explain_conversion('t', 'k', '1 month') WHERE code = 'statements';
 BEGIN;
