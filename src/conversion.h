@@ -152,7 +152,6 @@ extern CmFinding *cm_conversion_find(CmConversion *conversion, CmFindingStatus s
 extern void cm_conversion_ask(CmConversion *conversion, const char *sql);
 extern int	cm_conversion_select(CmConversion *conversion, const char *sql);
 extern char *cm_conversion_value(int row, const char *column);
-extern char *cm_conversion_name(const char *name, const char *suffix);
 
 /* in conversion_table.c: the table itself, its columns, constraints and indexes */
 extern bool cm_conversion_look_kind(CmConversion *conversion);

@@ -173,6 +173,13 @@ static const char *const create_queries[] = {
 	" UNION ALL SELECT format('label %s %s', l.provider, l.label) FROM pg_seclabel l WHERE l.classoid = 'pg_class'::regclass AND l.objoid = $1" \
 	" UNION ALL SELECT format('statistics %s', pg_get_statisticsobjdef(s.oid)) FROM pg_statistic_ext s WHERE s.stxrelid = $1) x"
 
+/* A relation of the table's schema, or InvalidOid. */
+static Oid
+find_relation(const CmConversion *conversion, const char *name)
+{
+	return get_relname_relid(name, get_rel_namespace(conversion->relid));
+}
+
 /* Indexes that are replaced, and those that replace them, as oid[]. */
 static Datum
 replaced_indexes(const CmConversion *conversion)
@@ -183,7 +190,7 @@ replaced_indexes(const CmConversion *conversion)
 	foreach(cell, conversion->unique_indexes)
 	{
 		CmConversionIndex *index = lfirst(cell);
-		Oid			replacement = cm_conversion_find_relation(conversion, index->replacement);
+		Oid			replacement = find_relation(conversion, index->replacement);
 
 		oids = accumArrayResult(oids, ObjectIdGetDatum(index->relid), false, OIDOID, CurrentMemoryContext);
 		oids = accumArrayResult(oids, ObjectIdGetDatum(replacement), false, OIDOID, CurrentMemoryContext);
@@ -234,13 +241,6 @@ char *
 cm_conversion_meanwhile(Oid oid)
 {
 	return psprintf("concertmaster_%u", oid);
-}
-
-/* A relation of the table's schema, or InvalidOid. */
-Oid
-cm_conversion_find_relation(const CmConversion *conversion, const char *name)
-{
-	return get_relname_relid(name, get_rel_namespace(conversion->relid));
 }
 
 /* The indexes that the partitioned table has as they are, by oid. */
@@ -344,6 +344,6 @@ cm_conversion_create(void *arg)
 		cm_conversion_run_all(cm_conversion_texts(conversion, create_queries[i]), conversion->owner);
 	}
 	cm_conversion_state_created(conversion->relid,
-								cm_conversion_find_relation(conversion, conversion->new_name),
+								find_relation(conversion, conversion->new_name),
 								cm_conversion_fingerprint(conversion));
 }

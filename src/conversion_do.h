@@ -62,7 +62,6 @@ extern List *cm_conversion_oids(const CmConversion *conversion, const char *sql)
 extern void cm_conversion_run_all(const List *statements, Oid userid);
 extern char *cm_conversion_quoted(const CmConversion *conversion, const char *name);
 extern char *cm_conversion_meanwhile(Oid oid);
-extern Oid	cm_conversion_find_relation(const CmConversion *conversion, const char *name);
 extern List *cm_conversion_copied_indexes(const CmConversion *conversion);
 
 /* in conversion_swap.c, conversion_rebind.c: in a transaction that is all or nothing */

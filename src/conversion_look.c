@@ -169,8 +169,8 @@ cm_conversion_ask(CmConversion *conversion, const char *sql)
 }
 
 /* A name made of another, short enough to be one. */
-char *
-cm_conversion_name(const char *name, const char *suffix)
+static char *
+shorten(const char *name, const char *suffix)
 {
 	int			length = pg_mbcliplen(name, strlen(name), NAMEDATALEN - 1 - (int) strlen(suffix));
 
@@ -281,9 +281,9 @@ look_basics(CmConversion *conversion)
 	conversion->name = get_rel_name(relid);
 	conversion->schema_name = get_namespace_name(get_rel_namespace(relid));
 	conversion->quoted = quote_qualified_identifier(conversion->schema_name, conversion->name);
-	conversion->old_name = cm_conversion_name(conversion->name, "_legacy");
-	conversion->new_name = cm_conversion_name(conversion->name, "_partitioned");
-	conversion->check_name = cm_conversion_name(conversion->name, "_bound");
+	conversion->old_name = shorten(conversion->name, "_legacy");
+	conversion->new_name = shorten(conversion->name, "_partitioned");
+	conversion->check_name = shorten(conversion->name, "_bound");
 	conversion->key_quoted = (char *) quote_identifier(conversion->wish->column_name);
 	conversion->key = get_attnum(relid, conversion->wish->column_name);
 	if (conversion->key <= InvalidAttrNumber)
