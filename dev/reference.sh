@@ -56,7 +56,7 @@ FROM (
            NULL, NULL,
            c.relname IN ('armed', 'relation_map', 'managed_names')
     FROM pg_class c
-    WHERE c.relnamespace = 'concertmaster'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm')) o
+    WHERE c.relnamespace = 'concertmaster'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition) o
 JOIN pg_depend d ON d.classid = o.catalog AND d.objid = o.oid AND d.deptype = 'e'
                 AND d.refclassid = 'pg_extension'::regclass
 JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'concertmaster';

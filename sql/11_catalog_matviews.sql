@@ -104,15 +104,25 @@ COMMENT ON COLUMN concertmaster.matview_leaf.bounds IS 'bounds of the partition 
 /*
  * Not dumped: the groups that were written to since the view's last refresh.
  * Written by a trigger of every writer, by functions of heap (src/matview_log.c).
- * Its file is not cut off at the end: that would let writers wait.
+ * Without an index, which would cost a writer as much again: a view's rows are
+ * in the leaf of its oid, which is read as a whole.
+ * No file is cut off at its end: that would let writers wait.
  */
 CREATE TABLE concertmaster.matview_log (
     view            oid NOT NULL,
     mask            integer NOT NULL,
     key             bytea
-) USING heap WITH (vacuum_truncate = false, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0.1,
-                   autovacuum_vacuum_insert_threshold = -1);
-CREATE INDEX matview_log_view_idx ON concertmaster.matview_log (view);
+) PARTITION BY HASH (view);
+DO $$
+BEGIN
+    FOR i IN 0..7 LOOP
+        EXECUTE format('CREATE TABLE concertmaster.matview_log_%s PARTITION OF concertmaster.matview_log'
+                       ' FOR VALUES WITH (MODULUS 8, REMAINDER %s) USING heap'
+                       ' WITH (vacuum_truncate = false, autovacuum_vacuum_threshold = 1000,'
+                       ' autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_insert_threshold = -1)', i, i);
+        EXECUTE format('COMMENT ON TABLE concertmaster.matview_log_%s IS %L', i, 'leaf of matview_log');
+    END LOOP;
+END $$;
 COMMENT ON TABLE concertmaster.matview_log IS 'changed groups of tracked materialized views, at most one row per transaction and group';
 COMMENT ON COLUMN concertmaster.matview_log.view IS 'oid of the view';
 COMMENT ON COLUMN concertmaster.matview_log.mask IS 'which of the view''s key columns are known: bit n for the n-th; 0: any group may have changed';

@@ -189,7 +189,7 @@ extern void cm_pattern_decode(const CmMatviewPlan *plan, uint32 mask, bytea *key
 
 /* in matview_log_store.c: read the log; matview_log.c writes it */
 extern void cm_matview_log_read(const CmMatviewPlan *plan, CmDirty *dirty);
-extern void cm_matview_log_consume(const CmDirty *dirty);
+extern void cm_matview_log_consume(Oid view, const CmDirty *dirty);
 extern void cm_matview_log_clear(Oid view);
 
 /* in matview_track.c: make tables log */

@@ -171,7 +171,7 @@ cm_matview_apply(CmRefresh *refresh)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	find_dirty(refresh, &dirty);
 	bring_up_to_date(refresh, &dirty);
-	cm_matview_log_consume(&dirty);
+	cm_matview_log_consume(plan->view, &dirty);
 	PopActiveSnapshot();
 
 	/* Where nothing moved, what is written there is still true. */

@@ -46,7 +46,7 @@ cm__note_refresh(PG_FUNCTION_ARGS)
 	if (!IsA(event->parsetree, RefreshMatViewStmt))
 		PG_RETURN_NULL();
 	view = RangeVarGetRelid(((RefreshMatViewStmt *) event->parsetree)->relation, NoLock, true);
-	log_relid = cm_log_relation("matview_log");
+	log_relid = cm_log_leaf(view);
 	if (!OidIsValid(view) || view == cm_matview_refreshing || !OidIsValid(log_relid))
 		PG_RETURN_NULL();
 	if (cm_log_track_zone(view) != NULL)

@@ -21,7 +21,7 @@
  * functions of core, and no error of ours reaches the writer's statement but
  * those that writing any row can raise.
  *
- * Locks: RowExclusiveLock on matview_log, which writers share.  What is known
+ * Locks: RowExclusiveLock on leaves of matview_log, which writers share.  What is known
  * of tables is of the session, freed at the end of a transaction after
  * something changed.  Nothing to clean up after an error.
  *
@@ -318,7 +318,7 @@ gather(CmLogTarget *target, TupleTableSlot *slot, uint64 row, uint32 *known)
 
 /* Write the pattern at hand, or that of any group if it comes to that. */
 static void
-write_pattern(const CmLogTable *table, CmLogTarget *target, uint32 known, int length)
+write_pattern(CmLogTarget *target, uint32 known, int length)
 {
 	CmPattern	pattern = {.mask = known};
 	bytea	   *key = NULL;
@@ -338,7 +338,7 @@ write_pattern(const CmLogTable *table, CmLogTarget *target, uint32 known, int le
 	}
 	if (pattern.mask != 0)
 		key = cm_pattern_encode(target->plan, &pattern);
-	cm_log_insert(table->log_relid, target->view, pattern.mask,
+	cm_log_insert(target->log_relid, target->view, pattern.mask,
 				  pattern.mask != 0 ? key : cm_log_reason(reason));
 	cm_log_remember(target->state, buffer, length, pattern.mask == 0);
 }
@@ -380,7 +380,7 @@ log_for_target(const CmLogTable *table, CmLogTarget *target, TupleTableSlot *slo
 	if (length == target->last_length && memcmp(buffer, target->last, length) == 0)
 		return;
 	if (!cm_log_is_known(buffer, length))
-		write_pattern(table, target, known, length);
+		write_pattern(target, known, length);
 	keep_last(target, table->context, length);
 }
 

@@ -68,6 +68,7 @@ typedef struct CmLogView
 typedef struct CmLogTarget
 {
 	Oid			view;
+	Oid			log_relid;		/* the leaf of matview_log that has its rows */
 	CmMatviewPlan *plan;		/* its key alone; NULL: could not be made */
 	const char *no_plan;		/* why not */
 	uint32		mask;			/* key columns that have a teller */
@@ -89,7 +90,6 @@ typedef struct CmLogTable
 	bool		calls_functions;	/* that are not core's */
 	bool		reads_unknown;	/* a target's columns are not known */
 	MemoryContext context;
-	Oid			log_relid;		/* matview_log */
 	int			ndepends;
 	Oid		   *depends;		/* relations that it is made of */
 	int			ncolumns;		/* columns that any view reads */
@@ -107,6 +107,7 @@ extern void cm_teller_tell(CmTeller *teller, TupleTableSlot *slot, uint64 row);
 /* in matview_log_table.c */
 extern CmLogTable *cm_log_table_build(Relation relation, MemoryContext parent);
 extern Oid	cm_log_relation(const char *name);
+extern Oid	cm_log_leaf(Oid view);
 extern char *cm_log_track_zone(Oid view);
 
 /* in matview_log_dedupe.c */

@@ -3,16 +3,18 @@
  * matview_log_dedupe.c
  *	  Which patterns this transaction has already logged.
  *
- * A hash table of the patterns that the top transaction and its open or
- * committed subtransactions have written, and a stack of the same in the
- * order in which they came.  Marks on the stack say where each nesting level
- * begins: when a subtransaction is rolled back, its rows of the log are gone,
- * and what lies above its mark is taken out again; when it is committed, its
- * mark becomes its parent's, whatever number of patterns that hands up.
+ * A stack of the patterns that the top transaction and its open or committed
+ * subtransactions have written, in the order in which they came, and a hash
+ * table of the same as soon as there are more than a few: most transactions
+ * write one.  Marks on the stack say where each nesting level begins: when a
+ * subtransaction is rolled back, its rows of the log are gone, and what lies
+ * above its mark is taken out again; when it is committed, its mark becomes
+ * its parent's, whatever number of patterns that hands up.
  *
- * Everything lives in a context of the top transaction and is forgotten when
- * that ends, however it ends, and when a refresh in the same transaction has
- * deleted rows of the log.  cm_log_epoch changes whenever something that was
+ * Everything lives in a context of the session that is emptied when the top
+ * transaction ends, however it ends: to make one each time would cost as much
+ * as all the rest of this file.  It is forgotten, too, when a refresh in the
+ * same transaction has deleted rows of the log.  cm_log_epoch changes whenever something that was
  * known may be known no more, so that callers can keep short cuts beside.
  *
  * Locks: none.
@@ -71,8 +73,7 @@ typedef struct Mark
 /* What the transaction knows. */
 typedef struct Transaction
 {
-	MemoryContext context;
-	known_hash *table;
+	known_hash *table;			/* NULL: few, look through the stack */
 	List	   *views;			/* of CmLogView */
 	Logged	   *stack;
 	int			depth;
@@ -82,6 +83,11 @@ typedef struct Transaction
 	int			marks_room;
 } Transaction;
 
+/* So many are looked through one by one. */
+#define FEW		8
+
+/* What a transaction knows lives here; what fits its first block costs no malloc. */
+static MemoryContext context = NULL;
 static Transaction *transaction = NULL;
 
 /* Never 0, so that 0 is of no time. */
@@ -99,9 +105,11 @@ cm_log_forget_all(void)
 static void
 at_transaction_end(XactEvent event, void *arg)
 {
-	if (transaction != NULL &&
-		(event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE))
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+		return;
+	if (transaction != NULL)
 		cm_log_forget_all();
+	MemoryContextReset(context);
 }
 
 /* Take the topmost pattern away: its row was rolled back. */
@@ -110,7 +118,8 @@ pop(void)
 {
 	Logged	   *logged = &transaction->stack[--transaction->depth];
 
-	(void) known_delete(transaction->table, logged->bytes);
+	if (transaction->table != NULL)
+		(void) known_delete(transaction->table, logged->bytes);
 	logged->state->count--;
 	if (logged->all)
 		logged->state->all = false;
@@ -150,6 +159,8 @@ at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionI
 void
 cm_log_dedupe_init(void)
 {
+	context = AllocSetContextCreate(TopMemoryContext, "concertmaster logged patterns",
+									4096, 4096, ALLOCSET_DEFAULT_MAXSIZE);
 	RegisterXactCallback(at_transaction_end, NULL);
 	RegisterSubXactCallback(at_subtransaction_end, NULL);
 }
@@ -158,13 +169,9 @@ cm_log_dedupe_init(void)
 static void
 begin(void)
 {
-	MemoryContext context = AllocSetContextCreate(TopTransactionContext, "concertmaster logged patterns",
-												  ALLOCSET_SMALL_SIZES);
 	Transaction *begun = MemoryContextAllocZero(context, sizeof(Transaction));
 
-	begun->context = context;
-	begun->table = known_create(context, 32, NULL);
-	begun->room = 16;
+	begun->room = FEW;
 	begun->stack = MemoryContextAlloc(context, begun->room * sizeof(Logged));
 	begun->marks_room = 4;
 	begun->marks = MemoryContextAlloc(context, begun->marks_room * sizeof(Mark));
@@ -187,7 +194,7 @@ cm_log_view_state(Oid view)
 		if (state->view == view)
 			return state;
 	}
-	caller = MemoryContextSwitchTo(transaction->context);
+	caller = MemoryContextSwitchTo(context);
 	state = palloc0(sizeof(CmLogView));
 	state->view = view;
 	transaction->views = lappend(transaction->views, state);
@@ -201,7 +208,38 @@ cm_log_is_known(const char *bytes, int length)
 {
 	Bytes		key = {.data = bytes,.length = length};
 
-	return transaction != NULL && known_lookup(transaction->table, key) != NULL;
+	if (transaction == NULL)
+		return false;
+	if (transaction->table != NULL)
+		return known_lookup(transaction->table, key) != NULL;
+	for (int i = 0; i < transaction->depth; i++)
+	{
+		const Bytes *other = &transaction->stack[i].bytes;
+
+		if (other->length == length && memcmp(other->data, bytes, length) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Put a pattern into the hash table. */
+static void
+hash(Bytes bytes)
+{
+	bool		found;
+	Known	   *known = known_insert(transaction->table, bytes, &found);
+
+	Assert(!found);
+	known->bytes = bytes;
+}
+
+/* There are more than a few: make the hash table. */
+static void
+hash_stack(void)
+{
+	transaction->table = known_create(context, 4 * FEW, NULL);
+	for (int i = 0; i < transaction->depth; i++)
+		hash(transaction->stack[i].bytes);
 }
 
 /* Make sure that the stack's top belongs to the current nesting level. */
@@ -232,23 +270,22 @@ cm_log_remember(CmLogView *state, const char *bytes, int length, bool all)
 {
 	Bytes		key = {.length = length};
 	char	   *data;
-	bool		found;
-	Known	   *known;
 	Logged	   *logged;
 
 	Assert(transaction != NULL);
 	mark_level();
+	if (transaction->table == NULL && transaction->depth == FEW)
+		hash_stack();
 	if (transaction->depth == transaction->room)
 	{
 		transaction->stack = repalloc(transaction->stack, 2 * transaction->room * sizeof(Logged));
 		transaction->room *= 2;
 	}
-	data = MemoryContextAlloc(transaction->context, length);
+	data = MemoryContextAlloc(context, length);
 	memcpy(data, bytes, length);
 	key.data = data;
-	known = known_insert(transaction->table, key, &found);
-	Assert(!found);
-	known->bytes = key;
+	if (transaction->table != NULL)
+		hash(key);
 	logged = &transaction->stack[transaction->depth++];
 	logged->bytes = key;
 	logged->state = state;

@@ -3,8 +3,11 @@
  * matview_log_store.c
  *	  The rows of the log: write, read, delete, and show them.
  *
- * Rows are inserted and deleted by functions of heap and of the index, not by
- * statements: a writer has neither time for SPI nor rights on the table.
+ * Rows are inserted and deleted by functions of heap, not by statements: a
+ * writer has neither time for SPI nor rights on the table.  There is no index:
+ * it would double what a writer pays.  A view's rows are in one leaf, together
+ * with those of the views that share it, and the leaf is read as a whole, which
+ * the settings keep short.
  *
  * A refresh reads the log with the snapshot that it computes with and deletes
  * just the rows that it has read, so a row that is committed in between stays
@@ -19,7 +22,7 @@
  * the job that looks after it, once in a while and without writing anything:
  * the job's row would be a lock that writers wait for.
  *
- * Locks: RowExclusiveLock on matview_log until the end of the transaction,
+ * Locks: RowExclusiveLock on a leaf until the end of the transaction,
  * AccessShareLock on it to read.  After an error everything is undone with the
  * (sub)transaction.
  *
@@ -33,7 +36,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/indexing.h"
+#include "catalog/pg_inherits.h"
 #include "common/hashfn.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -106,7 +109,7 @@ cm_log_insert(Oid log_relid, Oid view, uint32 mask, bytea *key)
 	bool		nulls[LOG_COLUMNS] = {false, false, key == NULL};
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(log), values, nulls);
 
-	CatalogTupleInsert(log, tuple);
+	simple_heap_insert(log, tuple);
 	if (ItemPointerGetBlockNumber(&tuple->t_self) >= cm_matview_log_rows / ROWS_PER_PAGE + 1)
 		ask_for_prune();
 	heap_freetuple(tuple);
@@ -118,15 +121,19 @@ bool
 cm_matview_log_is_long(void)
 {
 	Oid			log_relid = cm_log_relation("matview_log");
-	Relation	log;
-	BlockNumber pages;
+	bool		is_long = false;
+	ListCell   *lc;
 
 	if (!OidIsValid(log_relid))
 		return false;
-	log = table_open(log_relid, AccessShareLock);
-	pages = RelationGetNumberOfBlocks(log);
-	table_close(log, AccessShareLock);
-	return pages > cm_matview_log_rows / ROWS_PER_PAGE + 1;
+	foreach(lc, find_inheritance_children(log_relid, AccessShareLock))
+	{
+		Relation	leaf = table_open(lfirst_oid(lc), NoLock);
+
+		is_long |= RelationGetNumberOfBlocks(leaf) > cm_matview_log_rows / ROWS_PER_PAGE + 1;
+		table_close(leaf, AccessShareLock);
+	}
+	return is_long;
 }
 
 /* Call a function for each row of a view that the active snapshot sees. */
@@ -135,14 +142,13 @@ typedef void (*RowFunction) (HeapTuple tuple, uint32 mask, bytea *key, void *arg
 static void
 for_each_row(Oid view, RowFunction function, void *arg)
 {
-	Relation	log = table_open(cm_log_relation("matview_log"), AccessShareLock);
+	Relation	log = table_open(cm_log_leaf(view), AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
 	ScanKeyInit(&key, LOG_VIEW, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(view));
-	scan = systable_beginscan(log, cm_log_relation("matview_log_view_idx"), true,
-							  GetActiveSnapshot(), 1, &key);
+	scan = systable_beginscan(log, InvalidOid, false, GetActiveSnapshot(), 1, &key);
 	while ((tuple = systable_getnext(scan)) != NULL)
 	{
 		bool		isnull;
@@ -257,16 +263,16 @@ delete_row(Relation log, ItemPointer tid)
 							  true, &failure, false);
 }
 
-/* Delete the rows of the log that were read. */
+/* Delete the rows of the view's log that were read. */
 void
-cm_matview_log_consume(const CmDirty *dirty)
+cm_matview_log_consume(Oid view, const CmDirty *dirty)
 {
 	Relation	log;
 	ListCell   *lc;
 
 	if (dirty->log_tids == NIL)
 		return;
-	log = table_open(cm_log_relation("matview_log"), RowExclusiveLock);
+	log = table_open(cm_log_leaf(view), RowExclusiveLock);
 	foreach(lc, dirty->log_tids)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -294,7 +300,7 @@ cm_matview_log_clear(Oid view)
 	CmDirty		dirty = {0};
 
 	for_each_row(view, note_row, &dirty);
-	cm_matview_log_consume(&dirty);
+	cm_matview_log_consume(view, &dirty);
 }
 
 /* Append "name=value" for a column of a pattern. */

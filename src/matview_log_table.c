@@ -39,10 +39,13 @@
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "nodes/nodeFuncs.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/partcache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -82,6 +85,30 @@ cm_log_relation(const char *name)
 	Oid			schema = get_namespace_oid(CM_SCHEMA, true);
 
 	return OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+}
+
+/* The leaf of the log that has a view's rows, or InvalidOid if there is no log. */
+Oid
+cm_log_leaf(Oid view)
+{
+	Oid			log_relid = cm_log_relation("matview_log");
+	Datum		value = ObjectIdGetDatum(view);
+	bool		isnull = false;
+	Relation	log;
+	PartitionKey key;
+	PartitionDesc leaves;
+	uint64		hash;
+	Oid			leaf;
+
+	if (!OidIsValid(log_relid))
+		return InvalidOid;
+	log = table_open(log_relid, AccessShareLock);
+	key = RelationGetPartitionKey(log);
+	leaves = RelationGetPartitionDesc(log, true);
+	hash = compute_partition_hash_value(key->partnatts, key->partsupfunc, key->partcollation, &value, &isnull);
+	leaf = leaves->oids[leaves->boundinfo->indexes[hash % leaves->boundinfo->nindexes]];
+	table_close(log, AccessShareLock);
+	return leaf;
 }
 
 /* The rows of matview_source for the roots, as of now. */
@@ -288,6 +315,7 @@ add_target(Build *build, const CmMatviewPlan *plan, const CmTracked *tracked, co
 	Oid			owner = cm_relation_owner(plan->view);
 
 	target->view = plan->view;
+	target->log_relid = cm_log_leaf(plan->view);
 	target->plan = copy_key(plan);
 	add_columns(build, target, tracked);
 	for (int i = 0; i < plan->nkeys; i++)
@@ -310,6 +338,7 @@ add_unknown(Build *build, Oid view, const char *why)
 	CmLogTarget *target = palloc0(sizeof(CmLogTarget));
 
 	target->view = view;
+	target->log_relid = cm_log_leaf(view);
 	target->no_plan = why;
 	build->targets = lappend(build->targets, target);
 }
@@ -425,6 +454,7 @@ cm_log_table_build(Relation relation, MemoryContext parent)
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	Build		build = {.relation = relation};
+	Oid			log_relid;
 	List	   *sources;
 	ListCell   *lc;
 
@@ -432,14 +462,14 @@ cm_log_table_build(Relation relation, MemoryContext parent)
 	build.table->context = context;
 	build.table->relid = RelationGetRelid(relation);
 	build.table->valid = true;
-	build.table->log_relid = cm_log_relation("matview_log");
+	log_relid = cm_log_relation("matview_log");
 	build.roots = list_make1_oid(build.table->relid);
 	if (relation->rd_rel->relispartition)
 		build.roots = list_concat(build.roots, get_partition_ancestors(build.table->relid));
 	build.depends = list_copy(build.roots);
-	if (OidIsValid(build.table->log_relid))
+	if (OidIsValid(log_relid))
 	{
-		build.depends = lappend_oid(build.depends, build.table->log_relid);
+		build.depends = lappend_oid(build.depends, log_relid);
 		sources = read_sources(build.roots);
 		foreach(lc, sources)
 		{

@@ -53,7 +53,7 @@ is( $node->safe_psql(
 		'postgres', q{
 		SELECT a.attrelid::regclass || '.' || a.attname
 		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-		WHERE c.relnamespace = 'concertmaster'::regnamespace AND c.relkind IN ('r', 'v')
+		WHERE c.relnamespace = 'concertmaster'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition
 		  AND c.relname <> 'managed_names'
 		  AND a.attnum > 0 AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL
 		ORDER BY 1}),
