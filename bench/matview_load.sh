@@ -2,33 +2,35 @@
 # The write and readers parts of bench/matview.sh.  Sourced, never run.
 #
 # CPU time is that of the writing backend alone, as the kernel's scheduler
-# counts it (the first number of /proc/self/schedstat, in nanoseconds), read
-# before and after.  A tracked and an untracked table of the same make are
-# written to in pairs, and a round gives the ratio of its pair: the tables grow,
-# and the time of a round with them.  A pending list of a GIN index is emptied
-# before each, or whoever comes in its way would pay for all.
+# counts it (the first number of /proc/self/schedstat, in nanoseconds).  One
+# session writes to a tracked and an untracked table of the same make by turns,
+# 100 single rows or one COPY at a time, so that both have the same machine.
+# The tables grow: a figure is the median of turns, the ratio that of pairs.  A
+# pending list of a GIN index is emptied before each round, or whoever comes in
+# its way would pay for all.  synchronous_commit is on, as it is by default.
 
-# Microseconds of CPU per row of a script that writes so many rows.
-cpu_of() { # sql, rows
-    ask <<SQL
-\o /dev/null
-SET synchronous_commit = off;
-SELECT count(gin_clean_pending_list(c.oid)) FROM pg_class c JOIN pg_am a ON a.oid = c.relam AND a.amname = 'gin' WHERE c.relkind = 'i';
-\o
-SELECT split_part(pg_read_file('/proc/self/schedstat'), ' ', 1) AS before \gset
-\o /dev/null
-$1
-\o
-SELECT round((split_part(pg_read_file('/proc/self/schedstat'), ' ', 1)::numeric - :before) / 1000 / $2, 3);
-SQL
+# Nanoseconds of CPU that each of some scripts takes, a line each.
+cpu_of() { # file...
+    {
+        echo "\\o /dev/null"
+        echo "SELECT count(gin_clean_pending_list(c.oid)) FROM pg_class c JOIN pg_am a ON a.oid = c.relam AND a.amname = 'gin' WHERE c.relkind = 'i';"
+        for file in "$@"; do
+            printf '%s\n' '\o' "SELECT split_part(pg_read_file('/proc/self/schedstat'), ' ', 1) AS before \gset" '\o /dev/null' \
+                "\\i $file" '\o' "SELECT split_part(pg_read_file('/proc/self/schedstat'), ' ', 1)::bigint - :before;" '\o /dev/null'
+        done
+    } >"$work/turns.sql"
+    ask -f "$work/turns.sql"
 }
 
-# A table like form_responses with the bundled indexes, or with its key alone.
+# A table like form_responses as it is installed, with its indexes and foreign
+# key, or with its primary key alone.
 write_make() { # table, full or key
     ask <<SQL >/dev/null
 SET client_min_messages = error;
 CREATE TABLE $1 (LIKE form_responses INCLUDING DEFAULTS) PARTITION BY RANGE (submitted_at);
 ALTER TABLE $1 ADD PRIMARY KEY (id, submitted_at);
+SELECT 'ALTER TABLE $1 ADD ' || pg_get_constraintdef(oid) FROM pg_constraint
+ WHERE '$2' = 'full' AND conrelid = 'form_responses'::regclass AND contype = 'f' \gexec
 SELECT count(*) FROM concertmaster.create_partition_set('$1', '1 month');
 SELECT format('CREATE INDEX ON $1 %s', definition) FROM concertmaster.index_plan
  WHERE '$2' = 'full' AND table_name = 'form_responses' AND hot_window IS NULL AND NOT is_unique \gexec
@@ -46,49 +48,67 @@ rows_sql() { # rows
                  now() FROM generate_series(1, $1) n"
 }
 
-# One pair of each kind of write.  Who comes first changes from round to round.
-write_round() { # kind, round
-    local table what rows=200000 single=3000
-    local -a tables=("tracked_$1" "plain_$1")
-    local -A cost
-    [ $(($2 % 2)) = 1 ] || tables=("plain_$1" "tracked_$1")
-    for what in copy single; do
-        for table in "${tables[@]}"; do
-            sed "s/INTO responses/INTO $table/" "$work/single.sql" >"$work/single_$table.sql"
-            if [ $what = copy ]; then
-                cost[$table]=$(cpu_of "\\copy $table (form_schema_id, data, submitted_at) FROM '$work/rows.copy'" $rows)
-            else
-                cost[$table]=$(cpu_of "\\i $work/single_$table.sql" $single)
-            fi
-            note "$table.$what" "${cost[$table]}"
-        done
-        note "pair_$1.$what" "$(awk -v a="${cost[tracked_$1]}" -v b="${cost[plain_$1]}" 'BEGIN { printf "%.2f", (a / b - 1) * 100 }')"
+# Turns of one kind of write, and their figures.  Who comes first changes.
+write_turns() { # kind, copy or single, turns, rows of a turn
+    local turn
+    local -a files=()
+    for ((turn = 0; turn < $3; turn++)); do
+        if [ $((turn % 2)) = 0 ]; then
+            files+=("$work/$2.tracked_$1.$turn.sql" "$work/$2.plain_$1.$turn.sql")
+        else
+            files+=("$work/$2.plain_$1.$turn.sql" "$work/$2.tracked_$1.$turn.sql")
+        fi
+    done
+    cpu_of "${files[@]}" | awk -v rows="$4" -v name="$work/figure" -v what="$1.$2" '
+        NR % 2 { first = $1; next }
+        {
+            tracked = (NR % 4 == 2 ? first : $1) / 1000 / rows
+            plain = (NR % 4 == 2 ? $1 : first) / 1000 / rows
+            print tracked >> (name ".tracked_" what)
+            print plain >> (name ".plain_" what)
+            print (tracked / plain - 1) * 100 >> (name ".pair_" what)
+        }'
+}
+
+# What a turn writes: another one does other rows.
+write_scripts() { # table
+    local turn
+    for ((turn = 0; turn < 2; turn++)); do
+        echo "\\copy $1 (form_schema_id, data, submitted_at) FROM '$work/rows.copy'" >"$work/copy.$1.$turn.sql"
+    done
+    for ((turn = 0; turn < 30; turn++)); do
+        sed -n "$((turn * 100 + 1)),$((turn * 100 + 100))s/INTO responses/INTO $1/p" "$work/single.sql" >"$work/single.$1.$turn.sql"
     done
 }
 
 bench_write() {
-    local round kind what
+    local round kind what table
     [ "$(ask -c "SELECT to_regclass('form_responses') IS NULL")" = f ] || ask -c 'SELECT concertmaster.install()' >/dev/null
     say 'making what is written'
     # Without the id, whose default makes a new one each time.
     ask -c "COPY ($(rows_sql 200000)) TO STDOUT" >"$work/rows.copy"
     ask -c "SELECT format('INSERT INTO responses (form_schema_id, data, submitted_at) VALUES (%L, %L, %L);', form, data, at)
               FROM ($(rows_sql 3000)) x (form, data, at)" >"$work/single.sql"
+    ask -c "INSERT INTO form_schemas (id, name, version, schema)
+            SELECT md5('form ' || n)::uuid, 'form ' || n, 1, '{}' FROM generate_series(0, 199) n"
     for kind in full key; do
-        write_make "tracked_$kind" $kind
-        write_make "plain_$kind" $kind
-        ask -c "ALTER TABLE tracked_$kind ALTER id SET DEFAULT gen_random_uuid()" -c "ALTER TABLE plain_$kind ALTER id SET DEFAULT gen_random_uuid()"
+        for table in "tracked_$kind" "plain_$kind"; do
+            write_make "$table" $kind
+            ask -c "ALTER TABLE $table ALTER id SET DEFAULT gen_random_uuid()"
+            write_scripts "$table"
+        done
         track "tracked_${kind}_stats"
         for ((round = 1; round <= rounds; round++)); do
             say "writing with $kind indexes, round $round"
-            write_round $kind $round
+            write_turns $kind single 30 100
+            write_turns $kind copy 2 200000
         done
     done
     heading "CPU time of the writer per row, microseconds ($rounds rounds)"
     row '' 'not tracked' 'tracked' 'pairs: more by'
     for kind in full key; do
         for what in single copy; do
-            row "$([ $what = single ] && echo 'single rows' || echo 'COPY of 200,000'), $([ $kind = full ] && echo 'bundled indexes' || echo 'key only')" \
+            row "$([ $what = single ] && echo 'single rows' || echo 'COPY of 200,000'), $([ $kind = full ] && echo 'as installed' || echo 'key only')" \
                 "$(short "$(median plain_$kind.$what)")" "$(short "$(median tracked_$kind.$what)")" \
                 "$(median pair_$kind.$what | awk '{ printf "%.1f %%", $1 }')"
         done
