@@ -8,7 +8,8 @@
 # prepared before the path are used on it and after it.
 
 # Kind, transactions a second, and the phase of indexes that makes it quick
-# (0: it is so already).
+# (0: it is so already).  Those that read all responses as yet take seconds of
+# every core, so a platform that lives has few of them.
 kinds='submit 9 0
 submit_simple 2 0
 correct 2 0
@@ -19,12 +20,12 @@ steps 6 0
 step 4 0
 workflow 6 0
 audit 2 0
-stats 1 0
+stats 1.3 0
 workflows 1.5 1
 dashboard 0.7 1
-latest 0.2 1
-jsonb 0.1 1
-metadata 0.1 1
+latest 0.05 1
+jsonb 0.03 1
+metadata 0.02 1
 steps_of_run 0.2 2
 audit_of_run 0.2 2'
 

@@ -84,11 +84,11 @@ print_kinds() {
 print_causes() {
     local kind end latency lock step quick stall
     heading 'the three worst stalls on the path, and what was seen of them'
-    awk '$5 !~ /^(warm|before|after)$/' "$work/events" | sort -k7,7gr | head -n 3 >"$work/worst"
+    awk '$5 !~ /^(warm|before|after)$/' "$work/events" | sort -k7,7gr | sed -n 1,3p >"$work/worst"
     while read -r kind end latency lock step quick stall; do
         echo "  $stall ms: $kind during $step, of which $lock ms for a lock"
         awk -F'|' -v k="$kind" -v a="$(awk -v e="$end" -v l="$latency" 'BEGIN { printf "%.3f", e - l / 1000 - 0.05 }')" -v b="$end" \
-            '$2 == k && $1 >= a && $1 <= b { print "      seen after " $3 " ms: " $4 " " $5 (($7 != "") ? ", behind " $7 : "") }' "$work/sample.out" | head -n 4
+            '$2 == k && $1 >= a && $1 <= b { print "      seen after " $3 " ms: " $4 " " $5 (($7 != "") ? ", behind " $7 : "") }' "$work/sample.out" | sed -n 1,4p
         awk -v k="$kind" -v a="$(awk -v e="$end" -v l="$latency" 'BEGIN { printf "%.3f", e - l / 1000 }')" -v b="$end" \
             '$1 == k && $2 >= a && $2 <= b + 0.002 { w = $1; ms = $3; $1 = $2 = $3 = ""; print "      logged: " $0 ", " ms " ms" }' "$work/waits"
     done <"$work/worst"
