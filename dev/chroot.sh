@@ -4,6 +4,7 @@
 #
 #   dev/chroot.sh 17|18                       make or reuse the chroot, test all
 #   dev/chroot.sh 17|18 -- regress [name...]  arguments for dev/test.sh
+#   dev/chroot.sh 17|18 -- bench conversion --rounds 1    bench/conversion.sh
 #   dev/chroot.sh 17|18 --prepare             only make the chroot
 #   dev/chroot.sh 17|18 --remake              away with it, and make it anew
 #   dev/chroot.sh 17|18 --shell               a shell in it, in a copy of the tree
@@ -138,6 +139,11 @@ bring_outputs() {
 run_tests() {
     copy_tree
     local status=0
+    if [ "${1:-}" = bench ]; then
+        [ -x "$TREE/bench/${2:-}.sh" ] || die "no such benchmark: ${2:-}"
+        inside "$COPY" "bench/$2.sh" "${@:3}" </dev/null
+        return
+    fi
     inside "$COPY" dev/test.sh "$@" </dev/null || status=$?
     [ "$status" -eq 0 ] || bring_outputs
     return "$status"

@@ -134,6 +134,7 @@ extern bool cm_statement_run(const char *sql, Oid userid, int deadline_ms);
 extern bool cm_error_means_later(const ErrorData *edata, bool deadline_was_hit);
 extern void cm_deadline_arm(int deadline_ms);
 extern bool cm_deadline_disarm(void);
+extern bool cm_deadline_was_too_short(void);
 extern void cm_require_nonatomic(FunctionCallInfo fcinfo, const char *what);
 
 /* in lock_watch.c: who holds what a step will need */

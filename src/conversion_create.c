@@ -23,8 +23,9 @@
  * table's owner; they are written by queries that run as the extension's.
  *
  * Locks: ACCESS SHARE on the table; at the end SHARE ROW EXCLUSIVE on what it
- * references, which is why this has a deadline.  After an error the abort
- * leaves nothing.
+ * references, which is why the end has a deadline.  After an error the abort
+ * leaves nothing.  One that is to be replaced is dropped in a transaction before,
+ * as that locks what it references against everybody.
  *
  *-------------------------------------------------------------------------
  */
@@ -310,12 +311,13 @@ create_replaced(const CmConversion *conversion)
 }
 
 /*
- * Drop the partitioned table if it is there, made by an earlier step and in
- * nobody's use.  In a transaction.
+ * The step: drop the partitioned table if it is there, made by an earlier step
+ * and in nobody's use.  Takes ACCESS EXCLUSIVE on what it references, too.
  */
 void
-cm_conversion_drop_parent(const CmConversion *conversion)
+cm_conversion_drop_parent(void *arg)
 {
+	const CmConversion *conversion = arg;
 	const CmConversionState *state = cm_conversion_state(conversion->relid);
 
 	/* Found by oid: the table may have got another name, schema or owner since. */
@@ -323,11 +325,13 @@ cm_conversion_drop_parent(const CmConversion *conversion)
 		state->phase == CM_CONVERSION_DONE || get_rel_relkind(state->parent) != RELKIND_PARTITIONED_TABLE)
 		return;
 	cm_run_as(cm_relation_owner(state->parent), psprintf("DROP TABLE %s", cm_relation_quoted(state->parent)));
+	cm_conversion_state_created(conversion->relid, InvalidOid, NULL);
 }
 
 /*
- * The step: make the table, complete but for partitions and triggers.  One
- * that is there is what an earlier step made, and is dropped.
+ * The step: make the table, complete but for partitions and triggers.  Nobody
+ * waits for it until it comes to what it references, so the deadline counts
+ * from there: with many indexes, or on a busy machine, the rest takes longer.
  */
 void
 cm_conversion_create(void *arg)
@@ -335,12 +339,15 @@ cm_conversion_create(void *arg)
 	CmConversion *conversion = arg;
 
 	LockRelationOid(conversion->relid, AccessShareLock);
-	cm_conversion_drop_parent(conversion);
+	(void) cm_deadline_disarm();
 	for (int i = 0; i < lengthof(create_queries); i++)
 	{
 		/* What references others is last, as its locks are. */
 		if (i == lengthof(create_queries) - 1)
+		{
 			create_replaced(conversion);
+			cm_deadline_arm(cm_ddl_deadline);
+		}
 		cm_conversion_run_all(cm_conversion_texts(conversion, create_queries[i]), conversion->owner);
 	}
 	cm_conversion_state_created(conversion->relid,

@@ -55,7 +55,7 @@ extern void cm_conversion_state_forget(Oid relid);
 
 /* in conversion_create.c */
 extern void cm_conversion_create(void *conversion);
-extern void cm_conversion_drop_parent(const CmConversion *conversion);
+extern void cm_conversion_drop_parent(void *conversion);
 extern char *cm_conversion_fingerprint(const CmConversion *conversion);
 extern List *cm_conversion_texts(const CmConversion *conversion, const char *sql);
 extern List *cm_conversion_oids(const CmConversion *conversion, const char *sql);

@@ -136,14 +136,7 @@ cm_conversion_finish(const CmConversionState *state, CmJobOutcome *outcome)
 	return cm_attempt_commit(note_done, (void *) state, GetSessionUserId(), NIL);
 }
 
-/* The steps of going back: the partitioned table, and our own row. */
-static void
-drop_parent(void *arg)
-{
-	cm_conversion_drop_parent(arg);
-	cm_conversion_state_created(((CmConversion *) arg)->relid, InvalidOid, NULL);
-}
-
+/* The last step of going back: our own row. */
 static void
 forget(void *arg)
 {
@@ -158,7 +151,7 @@ cm_conversion_undo(const CmConversionState *state, const CmConversion *conversio
 {
 	ListCell   *cell;
 
-	if (!cm_attempt_commit(drop_parent, (void *) conversion, GetSessionUserId(), NIL))
+	if (!cm_attempt_commit(cm_conversion_drop_parent, (void *) conversion, GetSessionUserId(), NIL))
 		return cm_conversion_put_off(outcome, "a table that this one references was locked", conversion->relid, AccessShareLock);
 	if (state->bound != NULL &&
 		!cm_attempt_commit(cm_conversion_drop_check, (void *) conversion, GetSessionUserId(),

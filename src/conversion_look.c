@@ -32,6 +32,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_type.h"
+#include "commands/defrem.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "storage/lmgr.h"
@@ -222,7 +223,11 @@ find_taken(CmConversion *conversion, Oid relid, const char *whose)
 					   psprintf("it has the name that %s is to bear", whose), "rename it, or drop it");
 }
 
-/* Names that the steps give.  What there was before a conversion is not its own. */
+/*
+ * Names that the steps give.  What there was before a conversion is not its
+ * own.  The one that the partitioned table has until the swap matters to
+ * nobody, so where it is taken another does.
+ */
 static void
 look_names(CmConversion *conversion)
 {
@@ -231,7 +236,8 @@ look_names(CmConversion *conversion)
 	ListCell   *cell;
 
 	if (OidIsValid(other) && other != conversion->parent)
-		find_taken(conversion, other, "the partitioned table until the swap");
+		conversion->new_name = MemoryContextStrdup(conversion->context,
+												   ChooseRelationName(conversion->name, NULL, "partitioned", namespace, false));
 	foreach(cell, conversion->unique_indexes)
 	{
 		CmConversionIndex *index = lfirst(cell);

@@ -154,12 +154,17 @@ tell(Run *run, const char *what)
 	run->done++;
 }
 
-/* The run is put off: a lock was not to be had.  Always false. */
+/*
+ * The run is put off: a lock was not to be had, or, on a machine that is slow or
+ * very busy, the deadline passed over the step's own work.  Always false.
+ */
 bool
 cm_conversion_put_off(CmJobOutcome *outcome, const char *what, Oid relid, LOCKMODE mode)
 {
 	outcome->deferred = true;
 	outcome->blocked_by = cm_lock_holder(cm_lock_wish(NIL, relid, mode));
+	if (outcome->blocked_by == 0 && cm_deadline_was_too_short())
+		what = psprintf("a step takes longer than concertmaster.ddl_deadline, %d ms, with no lock in its way", cm_ddl_deadline);
 	outcome->message = MemoryContextStrdup(TopMemoryContext, psprintf("put off: %s", what));
 	return false;
 }
@@ -307,7 +312,8 @@ exchange(Run *run)
 		if (!OidIsValid(run->state->parent) || run->state->fingerprint == NULL || i > 0)
 		{
 			tell(run, psprintf("making the partitioned table \"%s\"", run->conversion->new_name));
-			if (!cm_attempt_commit(cm_conversion_create, run->conversion, GetSessionUserId(), NIL))
+			if (!cm_attempt_commit(cm_conversion_drop_parent, run->conversion, GetSessionUserId(), NIL) ||
+				!cm_attempt_commit(cm_conversion_create, run->conversion, GetSessionUserId(), NIL))
 				return put_off(run, "a table that this one references was locked", run->conversion->relid, AccessShareLock);
 			look(run);
 		}

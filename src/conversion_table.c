@@ -25,6 +25,11 @@
 
 #include "conversion.h"
 
+/* Who is building an index, i.  Read as the extension's owner, who sees everybody. */
+#define BEING_BUILT \
+	"SELECT b.pid, b.phase FROM pg_stat_progress_create_index b" \
+	" WHERE b.datname = current_database() AND b.index_relid = i.indexrelid"
+
 /* A table that any of these is about cannot be converted, and nothing else is looked at. */
 static const char *const kind_queries[] = {
 	"SELECT 'already_partitioned' AS code, 'refused' AS status, NULL AS object,"
@@ -183,7 +188,14 @@ static const char *const table_queries[] = {
 	"SELECT 'index_invalid' AS code, 'to_accept' AS status, quote_ident(x.relname) AS object, 'a build that failed left it' AS detail,"
 	"       format('REINDEX INDEX CONCURRENTLY %1$s, or drop it, or accept that the partitioned table does not have it', x.oid::regclass) AS remedy,"
 	"       'pg_class'::regclass AS classid, x.oid AS objid"
-	"  FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = $1 AND NOT (i.indisvalid AND i.indisready) ORDER BY x.relname",
+	"  FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = $1 AND NOT (i.indisvalid AND i.indisready)"
+	"   AND NOT EXISTS (" BEING_BUILT ") ORDER BY x.relname",
+
+	"SELECT 'index_being_built' AS code, 'refused' AS status, quote_ident(x.relname) AS object,"
+	"       format('process %s is building it, phase: %s', b.pid, b.phase) AS detail, 'wait until it is there, or cancel that' AS remedy,"
+	"       'pg_class'::regclass AS classid, x.oid AS objid"
+	"  FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid, LATERAL (" BEING_BUILT ") b"
+	" WHERE i.indrelid = $1 AND NOT (i.indisvalid AND i.indisready) ORDER BY x.relname",
 
 	"SELECT 'index' AS code, 'carried' AS status, NULL AS object, string_agg(quote_ident(x.relname), ', ' ORDER BY x.relname) AS detail,"
 	"       'the partitioned table gets the same, which adopt them' AS remedy, NULL::oid AS classid, NULL::oid AS objid"

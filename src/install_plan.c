@@ -171,8 +171,8 @@ plan_existing_set(CmInstallPlan *plan, CmBundledTable *table)
 
 	if (table->relkind != RELKIND_PARTITIONED_TABLE)
 		cm_install_step(plan, CM_STEP_REMAINS, object,
-						psprintf("%s is not partitioned and works as it is; to partition it, make a table partitioned by %s with the key (id, %s), give it to concertmaster.create_partition_set(), copy the rows month by month and exchange the names",
-								 table->quoted, table->partition_column, table->partition_column));
+						psprintf("%s is not partitioned and works as it is; to partition it in place, while it is in use: SELECT * FROM concertmaster.explain_conversion(%s, %s, '1 month') says what that takes, CALL concertmaster.convert_to_partitioned() with the same arguments does it",
+								 table->quoted, quote_literal_cstr(table->quoted), quote_literal_cstr(table->partition_column)));
 	else if (cm_install_ask(plan,
 							"SELECT FROM concertmaster.partition_set"
 							" WHERE schema_name = $1::name AND table_name = $2::name",

@@ -64,11 +64,15 @@ static TimeoutId looks_timeout = MAX_TIMEOUTS;
 static TimeoutId deadline_timeout = MAX_TIMEOUTS;
 static volatile sig_atomic_t deadline_fired = false;
 
+/* Whether it found us at work, and not waiting for a lock; until the next one. */
+static volatile sig_atomic_t deadline_at_work = false;
+
 /* Timer handler: ask for a cancel, as StatementCancelHandler does. */
 static void
 deadline_handler(void)
 {
 	deadline_fired = true;
+	deadline_at_work = MyProc->waitStatus != PROC_WAIT_STATUS_WAITING;
 	InterruptPending = true;
 	QueryCancelPending = true;
 	SetLatch(MyLatch);
@@ -82,6 +86,7 @@ void
 cm_deadline_arm(int deadline_ms)
 {
 	deadline_fired = false;
+	deadline_at_work = false;
 	if (deadline_ms <= 0)
 		return;
 	if (deadline_timeout == MAX_TIMEOUTS)
@@ -107,6 +112,13 @@ cm_deadline_disarm(void)
 		QueryCancelPending = false;
 	deadline_fired = false;
 	return fired;
+}
+
+/* Did the last deadline pass without a lock being waited for at that moment? */
+bool
+cm_deadline_was_too_short(void)
+{
+	return deadline_at_work;
 }
 
 /* While a statement without a deadline runs: look for deadlocks that others close. */

@@ -180,6 +180,12 @@ CALL concertmaster.convert_to_partitioned('taken', 'at', '1 month', accept => '{
 CALL concertmaster.cancel_conversion('taken');
 SELECT object, status, detail, remedy FROM concertmaster.explain_conversion('taken', 'at', '1 month') WHERE code = 'name_taken' ORDER BY object;
 SELECT conname FROM pg_constraint WHERE conrelid = 'taken'::regclass AND contype <> 'n' UNION ALL SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'taken'::regclass ORDER BY 1;
+-- The name that the partitioned table has for a while only is another then.
+ALTER TABLE taken DROP CONSTRAINT taken_bound;
+DROP INDEX taken_pkey_with_key;
+SELECT statement FROM concertmaster.explain_conversion('taken', 'at', '1 month') WHERE code = 'create_table';
+CALL concertmaster.convert_to_partitioned('taken', 'at', '1 month', accept => '{unique_index_without_column}');
+SELECT relname, relkind FROM pg_class WHERE relname ~ '^taken' AND relkind IN ('r', 'p') AND relname !~ '_\d{4}_' ORDER BY 1;
 CREATE TABLE long (a integer, b integer, at timestamptz NOT NULL, gone integer, dropped_4 integer);
 ALTER TABLE long DROP COLUMN gone;
 CREATE UNIQUE INDEX long_index_whose_name_has_as_many_letters_as_names_can_have_aaa ON long (a);
