@@ -8,7 +8,7 @@
  *	 concertmaster -> job_launcher -> job_worker
  *	   -> { install, index, partition, matview, conversion }
  *	   -> { job_queue, job_call, attempt, lock_watch, saved_plan, relation, statement,
- *		    shared_state, settings, compat }
+ *		    pace, shared_state, settings, compat }
  *
  * The rooms in the third line never call each other; where one has to ask
  * another, the front door puts a pointer in (CmKeeper).  What only one room
@@ -52,6 +52,7 @@ typedef struct CmJob
 	char	   *relation_name;	/* likewise; for ADOPT the schema alone */
 	int			phase;			/* BUILD only, else 0 */
 	Oid			owner;			/* role that the run acts for */
+	bool		ignore_window;	/* the caller of this run said so; see pace.h */
 } CmJob;
 
 /*
@@ -63,6 +64,7 @@ typedef struct CmJobOutcome
 {
 	bool		deferred;
 	int			blocked_by;		/* pid that was in the way, 0 if not known */
+	TimestampTz not_before;		/* when to try again; 0: soon */
 	char	   *message;		/* one line for job_run.message, or NULL */
 } CmJobOutcome;
 
@@ -118,6 +120,11 @@ extern int	cm_history_runs;
 extern int	cm_history_age;
 extern int	cm_matview_log_rows;
 extern int	cm_matview_log_transaction_groups;
+extern char *cm_build_window;
+extern char *cm_delayed_standbys;
+extern int	cm_max_replica_lag;
+extern int	cm_max_replica_lag_bytes;
+extern char *cm_min_free_disk;
 extern void cm_settings_define(void);
 
 /* in shared_state.c: the one shared struct, workers' slots, databases' times */
@@ -144,6 +151,7 @@ extern int	cm_lock_stayer(const List *wishes);
 typedef struct CmSnapshots CmSnapshots;
 extern CmSnapshots *cm_snapshots_note(void);
 extern int	cm_snapshots_holder(CmSnapshots *snapshots, bool ignore_waiting);
+extern void cm_pause(int milliseconds);
 
 /* in attempt.c: several statements that stand or fall together, a deadline */
 typedef void (*CmStep) (void *arg);
@@ -202,6 +210,7 @@ extern void cm_database_hook_install(void);
 /* in job_call.c: run a job in a worker and wait, from a CALLed procedure */
 extern void cm_launcher_register(void);
 extern bool cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message);
+extern bool cm_job_call_anytime(FunctionCallInfo fcinfo, int64 job_id, bool ignore_window, char **message);
 extern void cm_jobs_call(FunctionCallInfo fcinfo, List *calls, const char *name);
 
 /* in index_run.c, partition_apply.c, matview_refresh.c, install_apply.c, conversion_run.c */

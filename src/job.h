@@ -28,6 +28,7 @@ typedef struct CmWorkerOrder
 	CmSlotRef	slot;
 	CmWorkerMode mode;
 	bool		only_if_due;	/* JOB: not if somebody ran it meanwhile */
+	bool		ignore_window;	/* JOB: its caller said so */
 	Oid			datid;
 } CmWorkerOrder;
 
@@ -36,6 +37,7 @@ typedef struct CmOrderJobs
 {
 	int			count;
 	int64		ids[CM_SLOT_JOBS];
+	bool		ignore_window;
 } CmOrderJobs;
 
 /* When a job is to run; what job_clock.c reckons with. */
@@ -55,6 +57,7 @@ typedef struct CmRun
 	int64		job_id;
 	int64		run_id;
 	TimestampTz end_time;		/* when its work was over */
+	TimestampTz not_before;		/* put off: when it comes again; 0: soon */
 } CmRun;
 
 /*

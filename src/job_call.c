@@ -214,7 +214,7 @@ wait_moment(int *age_ms)
 static void
 start_in_turn(const CmOrderJobs *jobs, CallState *state, const char *name)
 {
-	CmWorkerOrder order = {.mode = CM_WORKER_JOB,.datid = MyDatabaseId};
+	CmWorkerOrder order = {.mode = CM_WORKER_JOB,.datid = MyDatabaseId,.ignore_window = jobs->ignore_window};
 	CmReserve	told = CM_RESERVED;
 	CmReserve	reserve;
 	int			age_ms = 0;
@@ -346,8 +346,15 @@ require_callable(FunctionCallInfo fcinfo)
 bool
 cm_job_call(FunctionCallInfo fcinfo, int64 job_id, char **message)
 {
+	return cm_job_call_anytime(fcinfo, job_id, false, message);
+}
+
+/* Likewise, this run with the build window or, if the caller says so, without. */
+bool
+cm_job_call_anytime(FunctionCallInfo fcinfo, int64 job_id, bool ignore_window, char **message)
+{
 	MemoryContext caller = CurrentMemoryContext;
-	CmOrderJobs jobs = {.count = 1,.ids = {job_id}};
+	CmOrderJobs jobs = {.count = 1,.ids = {job_id},.ignore_window = ignore_window};
 	Outcome		outcome;
 	CmSlot	   *slot = palloc0(sizeof(CmSlot));
 	CmJob	   *job;

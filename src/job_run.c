@@ -53,6 +53,7 @@ typedef struct RunEnd
 {
 	const char *status;			/* of job_run */
 	TimestampTz time;
+	TimestampTz not_before;		/* put off: when it comes again; 0: soon */
 	const char *sqlstate;		/* these four: NULL if there is none */
 	const char *message;
 	const char *detail;
@@ -191,13 +192,27 @@ cm_run_start(int64 job_id)
 }
 
 /*
+ * When is a job that was put off due again, at the soonest?  Not before it
+ * wants, unless its schedule has a time before that.
+ */
+static TimestampTz
+come_again(const CmSchedule *schedule, TimestampTz now, TimestampTz soon, TimestampTz not_before)
+{
+	TimestampTz scheduled;
+
+	if (cm_clock_next(schedule, now, &scheduled))
+		not_before = Min(not_before, scheduled);
+	return Max(soon, not_before);
+}
+
+/*
  * When is the job due next, now that a run has ended?  Reads the job, locks
  * its state.  Sets times to next_run, scheduled and origin, with their nulls
  * ('n' or ' '); returns false if the job is gone.  Caller is in a catalog
  * scope.
  */
 static bool
-reckon_next(int64 job_id, CmRunStatus status, Datum *times, char *nulls)
+reckon_next(int64 job_id, CmRunStatus status, const RunEnd *end, Datum *times, char *nulls)
 {
 	Oid			types[1] = {INT8OID};
 	Datum		values[1];
@@ -260,6 +275,8 @@ reckon_next(int64 job_id, CmRunStatus status, Datum *times, char *nulls)
 		next = now + cm_clock_retry_delay(failures + (status == CM_RUN_FAILED),
 										  cm_retry_delay, cm_retry_delay_max,
 										  pg_prng_double(&pg_global_prng_state));
+		if (status == CM_RUN_DEFERRED && !requested)
+			next = come_again(&schedule, now, next, end->not_before);
 		times[0] = TimestampTzGetDatum(next);
 	}
 	return true;
@@ -304,7 +321,7 @@ write_state(int64 job_id, CmRunStatus status, const RunEnd *end, TimestampTz sta
 	char		nulls[9] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
 	values[0] = Int64GetDatum(job_id);
-	if (!reckon_next(job_id, status, &values[1], &nulls[1]))
+	if (!reckon_next(job_id, status, end, &values[1], &nulls[1]))
 		return;
 	values[4] = CStringGetTextDatum(end->status);
 	values[5] = TimestampTzGetDatum(start_time);
@@ -348,7 +365,7 @@ cm_run_finish(const CmRun *run, CmRunStatus status, const ErrorData *edata,
 			  const char *message, bool run_only)
 {
 	CmScope		scope;
-	RunEnd		end = {.time = run->end_time};
+	RunEnd		end = {.time = run->end_time,.not_before = run->not_before};
 	TimestampTz start_time;
 	bool		locked;
 

@@ -40,6 +40,7 @@
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -276,6 +277,7 @@ try_claim(const CmWorkerOrder *order, int64 job_id, Claim *claim)
 		claim->job = cm_job_load(job_id);
 	if (claim->job != NULL)
 	{
+		claim->job->ignore_window = order->ignore_window;
 		cm_slot_claimed(job_id, claim->job->owner);
 		claim->run.job_id = job_id;
 		claim->run.run_id = cm_run_start(job_id);
@@ -393,7 +395,10 @@ run_fenced(const CmJob *job, bool is_first, CmJobOutcome *outcome, MemoryContext
 		CmJob	   *fresh = load_in_step(job->job_id, is_first, &outcome->deferred);
 
 		if (fresh != NULL)
+		{
+			fresh->ignore_window = job->ignore_window;
 			dispatch(fresh, outcome);
+		}
 		else if (outcome->deferred)
 			outcome->message = "put off: an open transaction holds a lock on the job tables";
 	}
@@ -477,6 +482,7 @@ work(const CmWorkerOrder *order, int64 job_id, bool is_first, bool is_last)
 		status = CM_RUN_FAILED;
 	if (outcome.deferred && outcome.message == NULL && outcome.blocked_by != 0)
 		outcome.message = psprintf("put off: process %d was in the way", outcome.blocked_by);
+	claim.run.not_before = outcome.not_before;
 	record_end(&claim, status, edata, outcome.message, is_last);
 }
 
@@ -502,6 +508,7 @@ cm_worker_main(Datum main_arg)
 
 	memcpy(&order, MyBgworkerEntry->bgw_extra, sizeof(order));
 	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);	/* seen where work waits: pace.c */
 	BackgroundWorkerUnblockSignals();
 
 	if (!cm_slot_attach(order.slot, jobs.ids, &jobs.count))

@@ -198,11 +198,11 @@ gives_way(VirtualTransactionId vxid)
 	return (flags & PROC_IS_AUTOVACUUM) && !(flags & PROC_VACUUM_FOR_WRAPAROUND);
 }
 
-/* Half a deadline, however often the latch is set meanwhile. */
-static void
-pause_between_looks(void)
+/* Wait so long, however often the latch is set meanwhile.  Interrupts are heard. */
+void
+cm_pause(int milliseconds)
 {
-	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Max(1, cm_ddl_deadline / 2));
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), milliseconds);
 	long		left;
 
 	while ((left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end)) > 0)
@@ -233,7 +233,7 @@ find_stayer(const List *wishes)
 
 	if (first.count == 0)
 		return 0;
-	pause_between_looks();
+	cm_pause(Max(1, cm_ddl_deadline / 2));
 	second = look(wishes);
 	for (int i = 0; i < first.count; i++)
 	{

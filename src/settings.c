@@ -21,6 +21,13 @@
 #include "utils/guc.h"
 
 #include "concertmaster.h"
+#include "pace.h"
+
+/*
+ * concertmaster.build_window: when large work may run; see pace_window.c.
+ * Empty: always.
+ */
+char	   *cm_build_window = "";
 
 /*
  * concertmaster.ddl_attempts: how often a statement that ran into its
@@ -35,6 +42,12 @@ int			cm_ddl_attempts = 20;
  * counts over the whole statement, not per lock as lock_timeout does.
  */
 int			cm_ddl_deadline = 50;
+
+/*
+ * concertmaster.delayed_standbys: names of standbys whose lag does not count,
+ * for those that are kept behind on purpose.
+ */
+char	   *cm_delayed_standbys = "";
 
 /*
  * concertmaster.enabled: the switch for everything that happens in the
@@ -69,10 +82,25 @@ int			cm_matview_log_rows = 100000;
 int			cm_matview_log_transaction_groups = 10000;
 
 /*
+ * concertmaster.max_replica_lag, max_replica_lag_bytes: large work waits while
+ * a standby is further behind, in milliseconds and in kilobytes of WAL; see
+ * pace_lag.c.  Zero: however far.  Off until somebody has said what is much:
+ * there are standbys that are behind on purpose.
+ */
+int			cm_max_replica_lag = 0;
+int			cm_max_replica_lag_bytes = 0;
+
+/*
  * concertmaster.max_workers: how many workers the launcher has running at
  * once, in all databases together.  They come out of max_worker_processes.
  */
 int			cm_max_workers = 4;
+
+/*
+ * concertmaster.min_free_disk: what large work has to leave free of a file
+ * system, a size or per cent of it; see pace_disk.c.  Zero: nothing is asked.
+ */
+char	   *cm_min_free_disk = "2%";
 
 /*
  * concertmaster.probe_interval: how often, in seconds, the launcher looks
@@ -86,6 +114,41 @@ int			cm_probe_interval = 3600;
  */
 int			cm_retry_delay = 5;
 int			cm_retry_delay_max = 3600;
+
+/* The settings of pace.c; all of them also per database. */
+static void
+define_pace_settings(void)
+{
+	DefineCustomStringVariable("concertmaster.build_window",
+							   "Sets at which times index builds and splits of partitions run.",
+							   "Windows of the day, perhaps of some days, and perhaps a time zone; empty: always.",
+							   &cm_build_window, "",
+							   PGC_SUSET, 0, cm_check_build_window, NULL, NULL);
+
+	DefineCustomStringVariable("concertmaster.delayed_standbys",
+							   "Sets the standbys, by application_name, whose lag does not count.",
+							   NULL,
+							   &cm_delayed_standbys, "",
+							   PGC_SUSET, GUC_LIST_INPUT, cm_check_delayed_standbys, NULL, NULL);
+
+	DefineCustomIntVariable("concertmaster.max_replica_lag",
+							"Sets how long standbys may be behind before index builds and splits wait.",
+							"Zero: however long.",
+							&cm_max_replica_lag, 0, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("concertmaster.max_replica_lag_bytes",
+							"Sets how much WAL standbys may be behind before index builds and splits wait.",
+							"Zero: however much.",
+							&cm_max_replica_lag_bytes, 0, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+
+	DefineCustomStringVariable("concertmaster.min_free_disk",
+							   "Sets what index builds and splits leave free of a file system.",
+							   "A size, or per cent of the file system; zero: nothing is asked.",
+							   &cm_min_free_disk, "2%",
+							   PGC_SUSET, 0, cm_check_min_free_disk, NULL, NULL);
+}
 
 /* Register the settings.  Called once, from _PG_init. */
 void
@@ -157,5 +220,6 @@ cm_settings_define(void)
 							&cm_retry_delay_max, 3600, 1, 604800,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 
+	define_pace_settings();
 	MarkGUCPrefixReserved("concertmaster");
 }
