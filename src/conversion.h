@@ -172,5 +172,6 @@ extern void cm_conversion_look_statements(CmConversion *conversion);
 /* in conversion_step.c */
 extern double cm_conversion_total(const CmConversion *conversion);
 extern void cm_conversion_plan_steps(CmConversion *conversion);
+extern int64 cm_conversion_index_bytes(const CmConversion *conversion, const CmConversionIndex *index);
 
 #endif							/* CM_CONVERSION_H */

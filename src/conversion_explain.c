@@ -27,6 +27,7 @@
 #include "compat.h"
 #include "concertmaster.h"
 #include "conversion_do.h"
+#include "pace.h"
 
 PG_FUNCTION_INFO_V1(cm_explain_conversion);
 
@@ -152,6 +153,38 @@ put_verdict(ReturnSetInfo *result, CmConversion *conversion)
 							  counts[CM_FINDING_REFUSED], counts[CM_FINDING_TO_ACCEPT], counts[CM_FINDING_ACCEPTED],
 							  counts[CM_FINDING_CARRIED], list_length(conversion->steps));
 	put_finding(result, &verdict);
+}
+
+/* Is that index there by now, valid? */
+static bool
+is_built(const CmConversion *conversion, const CmConversionIndex *index)
+{
+	Oid			relid = get_relname_relid(index->replacement, get_rel_namespace(conversion->relid));
+
+	return OidIsValid(relid) && get_rel_relkind(relid) == RELKIND_INDEX && get_index_isvalid(relid);
+}
+
+/*
+ * Is there room for the indexes?  Not among what cm_conversion_look() finds:
+ * a conversion that is under way asks before each, and else never again.
+ */
+static void
+look_at_disk(CmConversion *conversion)
+{
+	CmPaceNeed	need = {0};
+	ListCell   *cell;
+
+	foreach(cell, conversion->unique_indexes)
+	{
+		if (!is_built(conversion, lfirst(cell)))
+			need.bytes += cm_conversion_index_bytes(conversion, lfirst(cell));
+	}
+	if (need.bytes == 0 || cm_pace_has_room(&need))
+		return;
+	(void) cm_conversion_find(conversion, CM_FINDING_REFUSED, "free_disk", NULL,
+							  psprintf("the indexes need about " INT64_FORMAT " bytes, and less would stay free than concertmaster.min_free_disk, which is \"%s\"",
+									   need.bytes, cm_min_free_disk),
+							  "make room on the disk; view build_conditions shows what is free");
 }
 
 /* Everything, in order. */
@@ -282,8 +315,10 @@ cm_explain_conversion(PG_FUNCTION_ARGS)
 {
 	CmConversionWish wish = {0};
 	Oid			relid = cm_conversion_arguments(fcinfo, &wish);
+	CmConversion *conversion = cm_conversion_look(relid, &wish, true);
 
+	look_at_disk(conversion);
 	InitMaterializedSRF(fcinfo, 0);
-	put_all((ReturnSetInfo *) fcinfo->resultinfo, cm_conversion_look(relid, &wish, true));
+	put_all((ReturnSetInfo *) fcinfo->resultinfo, conversion);
 	return (Datum) 0;
 }

@@ -25,6 +25,11 @@
  * fails or dies, the table is as it was until step 5 commits; what stands
  * beside it is used by the next run, or removed by cancel_conversion().
  *
+ * Before an index is built it is asked whether that may begin now (pace.h),
+ * before the CHECK is added and validated only whether the disk is not near
+ * full.  After that the conversion waits for nothing but locks: what is done
+ * is not large any more, and whoever has a CHECK has it no longer than needed.
+ *
  * Locks: SHARE UPDATE EXCLUSIVE for 1 and the validation, which waits as long
  * as it takes, in nobody's way; under the deadline what others queue behind.
  * After an error transactions are aborted by the functions that start them.
@@ -45,6 +50,10 @@
 #include "utils/syscache.h"
 
 #include "conversion_do.h"
+#include "pace.h"
+
+/* How long a run waits for standbys before an index is built, in ms. */
+#define PATIENCE_MS		60000
 
 /* Copies that are made of a table that keeps changing before the run gives up. */
 #define MAX_COPIES	5
@@ -175,6 +184,39 @@ put_off(Run *run, const char *what, Oid relid, LOCKMODE mode)
 	return cm_conversion_put_off(run->outcome, what, relid, mode);
 }
 
+/* May a unique index be built now?  False: put off. */
+static bool
+may_build(Run *run, const CmConversionIndex *index)
+{
+	const CmConversion *conversion = run->conversion;
+	CmPaceNeed	need = {
+		.what = psprintf("building unique index \"%s\" on %s", index->replacement, conversion->quoted),
+		.bytes = cm_conversion_index_bytes(conversion, index),
+		.milliseconds = cm_build_milliseconds(conversion->heap_bytes, conversion->rows),
+		.ignore_window = run->job->ignore_window,
+	};
+	CmPace		pace;
+
+	if (need.bytes > maintenance_work_mem * INT64CONST(1024))
+		need.sort_bytes = need.bytes;
+	if (cm_pace_may(&need, &pace) || (pace.reason == CM_PACE_LAG && cm_pace_wait(&need, PATIENCE_MS, &pace)))
+		return true;
+	run->outcome->deferred = true;
+	run->outcome->not_before = pace.until;
+	run->outcome->message = MemoryContextStrdup(TopMemoryContext, psprintf("put off: %s", pace.why));
+	return false;
+}
+
+/* An error if the disk is near full.  What follows writes next to nothing. */
+static void
+require_disk(const CmConversion *conversion)
+{
+	CmPaceNeed	need = {.what = psprintf("converting %s", conversion->quoted),.ignore_window = true,.ignore_standbys = true};
+	CmPace		pace;
+
+	(void) cm_pace_may(&need, &pace);
+}
+
 /* A unique index that has the key; one that a build left invalid is made anew. */
 static bool
 build_index(Run *run, const CmConversionIndex *index)
@@ -185,6 +227,8 @@ build_index(Run *run, const CmConversionIndex *index)
 
 	if (valid != NULL && strcmp(valid, "true") == 0)
 		return true;
+	if (!may_build(run, index))
+		return false;
 	tell(run, psprintf("building unique index \"%s\"", index->replacement));
 	if (valid != NULL &&
 		!cm_statement_run(psprintf("DROP INDEX CONCURRENTLY %s", cm_conversion_quoted(conversion, index->replacement)),
@@ -254,6 +298,7 @@ prove_bound(Run *run)
 
 	if (run->state->bound == NULL)
 	{
+		require_disk(conversion);
 		tell(run, psprintf("adding constraint \"%s\"", conversion->check_name));
 		if (!cm_attempt_commit(add_check, conversion, GetSessionUserId(),
 							   cm_lock_wish(NIL, conversion->relid, AccessExclusiveLock)))
@@ -271,6 +316,7 @@ prove_bound(Run *run)
 	}
 	if (strcmp(valid, "true") == 0)
 		return true;
+	require_disk(conversion);
 	tell(run, psprintf("validating constraint \"%s\"", conversion->check_name));
 	return cm_statement_run(psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", conversion->quoted, quote_identifier(conversion->check_name)),
 							conversion->owner, 0) ||

@@ -4,13 +4,9 @@
  *	  The steps of a conversion, each with its lock, its time and its disk.
  *
  * Times are estimates from the sizes of files and the number of rows that the
- * last ANALYZE or VACUUM left in pg_class, at rates that are assumed and low:
- * a scan reads SCAN_BYTES_PER_MS; an index build scans twice (CONCURRENTLY)
- * and takes SORT_MS_PER_ROW; a row updated takes FILL_MS_PER_ROW.  On a
- * laptop with the table in cache a scan was 6 times as fast, a build of a key
- * of 24 bytes took the time said.  What waits for old transactions is not in
- * it.  A step that others wait for lasts the deadline at most: then it gives
- * way and is tried again.
+ * last ANALYZE or VACUUM left in pg_class, at the rates of pace.c.  What waits
+ * for old transactions is not in it.  A step that others wait for lasts the
+ * deadline at most: then it gives way and is tried again.
  *
  * The swap asks for locks in the order in which writers do: the table, then
  * what it references, then what references it.
@@ -27,9 +23,7 @@
 
 #include "concertmaster.h"
 #include "conversion.h"
-
-#define SCAN_BYTES_PER_MS	100000.0	/* 100 MB/s */
-#define SORT_MS_PER_ROW		0.002
+#include "pace.h"
 
 /* Bytes of an index entry beside those of its columns' own index: a timestamp, at most a uuid. */
 #define KEY_BYTES			16.0
@@ -41,30 +35,25 @@ in_schema(const CmConversion *conversion, const char *name)
 	return quote_qualified_identifier(conversion->schema_name, name);
 }
 
-static double
-scan_ms(double bytes)
+/* Bytes of a unique index with the key. */
+int64
+cm_conversion_index_bytes(const CmConversion *conversion, const CmConversionIndex *index)
 {
-	return bytes / SCAN_BYTES_PER_MS;
-}
-
-static double
-build_ms(const CmConversion *conversion)
-{
-	return 2 * scan_ms(conversion->heap_bytes) + conversion->rows * SORT_MS_PER_ROW;
+	return index->bytes + (int64) (conversion->rows * KEY_BYTES);
 }
 
 /* What all steps before the swap take together; asked before they are planned. */
 double
 cm_conversion_total(const CmConversion *conversion)
 {
-	double		total = scan_ms(conversion->heap_bytes) + list_length(conversion->unique_indexes) * build_ms(conversion);
+	double		total = cm_scan_milliseconds(conversion->heap_bytes) + list_length(conversion->unique_indexes) * cm_build_milliseconds(conversion->heap_bytes, conversion->rows);
 	ListCell   *cell;
 
 	foreach(cell, conversion->references)
 	{
 		CmConversionReference *reference = lfirst(cell);
 
-		total += scan_ms(reference->bytes);
+		total += cm_scan_milliseconds(reference->bytes);
 	}
 	return total;
 }
@@ -114,7 +103,7 @@ plan_bound(CmConversion *conversion)
 	set_blocking(step, psprintf("AccessExclusiveLock on %s", conversion->quoted));
 	step = add_step(conversion, CM_CONVERT_VALIDATE_CHECK, conversion->quoted, "reads the table; fails if a row is in the way",
 					psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", conversion->quoted, check));
-	set_quiet(step, psprintf("ShareUpdateExclusiveLock on %s", conversion->quoted), scan_ms(conversion->heap_bytes), 0);
+	set_quiet(step, psprintf("ShareUpdateExclusiveLock on %s", conversion->quoted), cm_scan_milliseconds(conversion->heap_bytes), 0);
 	if (conversion->key_not_null)
 		return;
 	step = add_step(conversion, CM_CONVERT_SET_NOT_NULL, conversion->quoted, "the constraint proves it, so nothing is read",
@@ -137,8 +126,8 @@ plan_indexes(CmConversion *conversion)
 						psprintf("takes the place of %s; waits until older transactions are over", quote_identifier(index->name)),
 						psprintf("CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s)%s", quote_identifier(index->replacement),
 								 conversion->quoted, index->columns, index->suffix));
-		set_quiet(step, psprintf("ShareUpdateExclusiveLock on %s", conversion->quoted), build_ms(conversion),
-				  index->bytes + conversion->rows * KEY_BYTES);
+		set_quiet(step, psprintf("ShareUpdateExclusiveLock on %s", conversion->quoted), cm_build_milliseconds(conversion->heap_bytes, conversion->rows),
+				  cm_conversion_index_bytes(conversion, index));
 	}
 }
 
@@ -204,7 +193,7 @@ plan_rest(CmConversion *conversion)
 		step = add_step(conversion, CM_CONVERT_VALIDATE_KEY, cm_relation_quoted(reference->relid), "it holds for new rows from the swap on",
 						psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", cm_relation_quoted(reference->relid), quote_identifier(reference->name)));
 		set_quiet(step, psprintf("ShareUpdateExclusiveLock on %s, RowShareLock on %s", cm_relation_quoted(reference->relid), conversion->quoted),
-				  scan_ms(reference->bytes), 0);
+				  cm_scan_milliseconds(reference->bytes), 0);
 	}
 	step = add_step(conversion, CM_CONVERT_DROP_CHECK, in_schema(conversion, conversion->old_name), "the partition's bound says the same",
 					psprintf("ALTER TABLE %s DROP CONSTRAINT %s", in_schema(conversion, conversion->old_name), quote_identifier(conversion->check_name)));
@@ -212,7 +201,7 @@ plan_rest(CmConversion *conversion)
 	step = add_step(conversion, CM_CONVERT_ANALYZE, conversion->quoted, "a partitioned table has statistics of its own, which autovacuum never makes",
 					psprintf("ANALYZE %s", conversion->quoted));
 	set_quiet(step, psprintf("ShareUpdateExclusiveLock on %s and its partitions", conversion->quoted),
-			  scan_ms(Min((double) conversion->heap_bytes, 30000.0 * BLCKSZ)), 0);
+			  cm_scan_milliseconds(Min((double) conversion->heap_bytes, 30000.0 * BLCKSZ)), 0);
 }
 
 /* All steps, in order. */
