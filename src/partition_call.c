@@ -28,6 +28,7 @@
 
 #include "compat.h"
 #include "partition.h"
+#include "partition_split.h"
 
 PG_FUNCTION_INFO_V1(cm_create_monthly_partition);
 PG_FUNCTION_INFO_V1(cm_plan_partitions);
@@ -313,6 +314,8 @@ cm_plan_partitions(PG_FUNCTION_ARGS)
 
 		if (leaf->obstacle == NULL)
 			leaf->obstacle = cm_partition_leaf_taken(leaf);
+		if (leaf->obstacle == NULL && leaf->kind == CM_LEAF_SPLIT)
+			leaf->obstacle = cm_partition_split_cost(work.rest);
 		cm_partition_put_leaf(result, work.existing, leaf, action_for_leaf(leaf));
 	}
 	return (Datum) 0;

@@ -25,7 +25,7 @@
  * be had is no error; the pass is put off.
  *
  * What it does not do: wait.  What is put off is tried by the next run, which
- * comes soon.
+ * comes soon.  Only a split that has begun is paused in place, see there.
  *
  *-------------------------------------------------------------------------
  */
@@ -62,6 +62,7 @@ typedef struct Pass
 	char	   *deferred;		/* the first step that was put off */
 	bool		stopped;		/* one of retiring was */
 	int			blocked_by;
+	CmPace		pace;			/* why a split was put off, if that was no lock */
 } Pass;
 
 /* The job's table; an error if it is gone. */
@@ -140,7 +141,7 @@ split_default(Pass *pass)
 	}
 	if (leaves == NIL)
 		return true;
-	result = cm_partition_split(&pass->work, &leaves, &reason);
+	result = cm_partition_split(&pass->work, &leaves, &reason, &pass->pace);
 	if (result == CM_LEAF_DEFERRED && reason != NULL)
 		pass->deferred = reason;
 	else if (result == CM_LEAF_DEFERRED)
@@ -591,5 +592,7 @@ cm_partition_run(const CmJob *job, CmJobOutcome *outcome)
 		ReThrowError(edata);
 	outcome->deferred = pass->deferred != NULL;
 	outcome->blocked_by = Max(pass->blocked_by, 0);
+	if (!pass->stopped)
+		outcome->not_before = pass->pace.until;
 	outcome->message = describe(pass);
 }

@@ -56,6 +56,7 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "portability/instr_time.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -66,6 +67,9 @@
 
 /* How many entries one transaction takes off the log. */
 #define REPLAY_ENTRIES	5000
+
+/* Rounds of replaying until there is next to nothing left; more means that writers are faster. */
+#define REPLAY_ROUNDS	1000
 
 /* How long copying one range of pages shall take, in ms; and its bounds. */
 #define COPY_TIME		100
@@ -247,6 +251,21 @@ cm_partition_split_catch_up(void *arg)
 	if (cm_partition_split_unchanged(split))
 		cm_partition_split_replay(split, REPLAY_ENTRIES);
 	cm_scope_leave(&scope);
+}
+
+/* Replay until less than a full transaction's worth was there.  False if put off, or stale. */
+bool
+cm_partition_split_follow(CmSplit *split)
+{
+	for (int round = 0; round < REPLAY_ROUNDS; round++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!cm_attempt_commit(cm_partition_split_catch_up, split, split->owner, NIL) || split->stale)
+			return false;
+		if (split->replayed <= CM_LAST_ENTRIES)
+			return true;
+	}
+	return false;
 }
 
 /* A step: copy the next range of pages; and say how many the next one shall have. */

@@ -42,6 +42,9 @@
  * step 5 commits, so a crash or an error at any point costs the work and
  * nothing else.
  *
+ * It is begun, and goes on with each page range, only when that may be
+ * (partition_pause.c).
+ *
  * Locks: SHARE ROW EXCLUSIVE on d to make the trigger, ACCESS EXCLUSIVE to
  * drop it, ACCESS EXCLUSIVE on parent and d for step 5, all within the
  * deadline; else none that readers or writers queue behind.
@@ -75,12 +78,6 @@
  */
 #define ATTACH_TIME		4
 
-/* Entries that the exchange may find in the log and replay under its locks. */
-#define LAST_ENTRIES	500
-
-/* Rounds of replaying before an exchange; more means that writers are faster. */
-#define REPLAY_ROUNDS	1000
-
 #define STAGING_NAME	"_concertmaster_split"
 #define LOG_NAME		"_concertmaster_log"
 #define REST_NAME		"_concertmaster_rest"
@@ -100,6 +97,7 @@ typedef struct Work
 	List	   *attach;			/* statements, one for each leaf */
 	CmLeaf	   *leaf;			/* the one that stage_leaf() makes */
 	BlockNumber blocks;			/* of d, to copy */
+	CmSplitPause pause;
 } Work;
 
 /* list_sort comparator: the most rows first. */
@@ -310,21 +308,6 @@ count_pages(Oid rest)
 	return result;
 }
 
-/* Replay until less than a full transaction's worth was there.  False if put off, or stale. */
-static bool
-catch_up(CmSplit *split)
-{
-	for (int round = 0; round < REPLAY_ROUNDS; round++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (!cm_attempt_commit(cm_partition_split_catch_up, split, split->owner, NIL) || split->stale)
-			return false;
-		if (split->replayed <= LAST_ENTRIES)
-			return true;
-	}
-	return false;
-}
-
 /* A step: statistics of one copy, so that plans are right from the first moment. */
 static void
 analyze_leaf(void *arg)
@@ -349,20 +332,22 @@ copy_rows(Work *work)
 	while (split->page < work->blocks)
 	{
 		CHECK_FOR_INTERRUPTS();
+		if (!cm_partition_split_pause(split, &work->pause))
+			return false;
 		cm_progress_report(split->page, work->blocks, "splitting the default partition: copying its pages");
 		if (!cm_attempt_commit(cm_partition_split_copy, split, split->owner, NIL) || split->stale ||
 			!cm_attempt_commit(cm_partition_split_catch_up, split, split->owner, NIL) || split->stale)
 			return false;
 	}
 	cm_progress_report(work->blocks, work->blocks, "splitting the default partition: following its changes");
-	if (!catch_up(split))
+	if (!cm_partition_split_follow(split))
 		return false;
 	foreach(lc, lappend(list_copy(split->leaves), &split->rest_leaf))
 	{
 		if (!cm_attempt_commit(analyze_leaf, lfirst(lc), split->owner, NIL))
 			return false;
 	}
-	return catch_up(split);
+	return cm_partition_split_follow(split);
 }
 
 /* Step 4.  False if put off, or stale. */
@@ -376,7 +361,7 @@ outlive_snapshots(CmSplit *split)
 	{
 		cm_progress_report(0, 0, "splitting the default partition: waiting for process %d, whose snapshot is older than the copies", pid);
 		cm_retry_pause(1);
-		if (!catch_up(split))
+		if (!cm_partition_split_follow(split))
 			return false;
 	}
 	return true;
@@ -386,8 +371,8 @@ outlive_snapshots(CmSplit *split)
 static bool
 is_behind(const CmSplit *split)
 {
-	SPI_execute(psprintf("SELECT FROM %s", split->log), true, LAST_ENTRIES + 1);
-	return SPI_processed > LAST_ENTRIES;
+	SPI_execute(psprintf("SELECT FROM %s", split->log), true, CM_LAST_ENTRIES + 1);
+	return SPI_processed > CM_LAST_ENTRIES;
 }
 
 /* A copy becomes a partition.  Caller has the locks. */
@@ -489,7 +474,7 @@ exchange(void *arg)
 	split->behind = !split->stale && is_behind(split);
 	if (!split->stale && !split->behind)
 	{
-		cm_partition_split_replay(split, LAST_ENTRIES);
+		cm_partition_split_replay(split, CM_LAST_ENTRIES);
 		cm_partition_execute(psprintf("ALTER TABLE %s DETACH PARTITION %s", cm_relation_quoted(split->parent),
 									  cm_relation_quoted(split->rest)));
 		forboth(leaf, split->leaves, attach, work->attach)
@@ -535,7 +520,7 @@ hold_writers(void *arg)
 	{
 		keep_lock(split->parent);
 		keep_lock(split->rest);
-		cm_partition_split_replay(split, LAST_ENTRIES);
+		cm_partition_split_replay(split, CM_LAST_ENTRIES);
 	}
 	cm_scope_leave(&scope);
 }
@@ -591,7 +576,7 @@ exchange_tables(Work *work)
 	cm_progress_report(work->blocks, work->blocks, "splitting the default partition: exchanging the tables");
 	for (int attempt = 1; attempt <= cm_ddl_attempts; attempt++)
 	{
-		if (!catch_up(split))
+		if (!cm_partition_split_follow(split))
 			return false;
 		if (try_exchange(work, wishes))
 			return true;
@@ -657,10 +642,11 @@ split_tables(Work *work)
 /*
  * Move the rows of the default partition that belong into the leaves there;
  * *leaves comes back with those that were chosen.  Where it is put off for
- * another reason than a lock, *put_off says so.  In no transaction.
+ * another reason than a lock, *put_off says so, and *pace when to come again.
+ * In no transaction.
  */
 CmLeafResult
-cm_partition_split(const CmPartitionWork *work, List **leaves, char **put_off)
+cm_partition_split(const CmPartitionWork *work, List **leaves, char **put_off, CmPace *pace)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Work	   *state = palloc0(sizeof(Work));
@@ -670,9 +656,15 @@ cm_partition_split(const CmPartitionWork *work, List **leaves, char **put_off)
 	if (!cm_partition_split_clear(work->parent, work->owner, work->rest))
 		return CM_LEAF_DEFERRED;
 	state->work = work;
+	state->pause.pace = pace;
 	describe(state, leaves);
 	if (state->split.stale)
 		return CM_LEAF_STALE;
+	if (!cm_partition_split_may_begin(&state->split, work, &state->pause))
+	{
+		*put_off = psprintf("splitting the default partition: %s", pace->why);
+		return CM_LEAF_DEFERRED;
+	}
 	PG_TRY();
 	{
 		done = split_tables(state);
@@ -695,7 +687,9 @@ cm_partition_split(const CmPartitionWork *work, List **leaves, char **put_off)
 		return CM_LEAF_MADE;
 	if (state->split.stale)
 		return CM_LEAF_STALE;
-	if (state->split.replayed > LAST_ENTRIES)
+	if (pace->reason != CM_PACE_GO)
+		*put_off = psprintf("splitting the default partition, which paused for too long: %s", pace->why);
+	else if (state->split.replayed > CM_LAST_ENTRIES)
 		*put_off = "splitting the default partition, whose rows change faster than can be followed";
 	return CM_LEAF_DEFERRED;
 }

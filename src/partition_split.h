@@ -9,6 +9,7 @@
 #ifndef CM_PARTITION_SPLIT_H
 #define CM_PARTITION_SPLIT_H
 
+#include "pace.h"
 #include "partition.h"
 
 /* The trigger on a default partition that is being split, and the log's own columns. */
@@ -43,8 +44,19 @@ typedef struct CmSplit
 	int64		replayed;		/* entries, by the last step */
 } CmSplit;
 
+/* Entries that the exchange may find in the log and replay under its locks. */
+#define CM_LAST_ENTRIES	500
+
+/* What a split does while it may not go on. */
+typedef struct CmSplitPause
+{
+	CmPaceNeed	batch;			/* what is asked between two page ranges */
+	TimestampTz give_up;		/* a pause is over then, with all the work; DT_NOEND: never */
+	CmPace	   *pace;			/* why it pauses */
+} CmSplitPause;
+
 /* in partition_split.c: the default partition's rows, in partitions of their own */
-extern CmLeafResult cm_partition_split(const CmPartitionWork *work, List **leaves, char **put_off);
+extern CmLeafResult cm_partition_split(const CmPartitionWork *work, List **leaves, char **put_off, CmPace *pace);
 extern bool cm_partition_split_clear(Oid parent, Oid owner, Oid rest);
 extern void cm_partition_capture_no_more(void *rest);
 
@@ -62,5 +74,11 @@ extern bool cm_partition_split_unchanged(CmSplit *split);
 extern void cm_partition_split_copy(void *split);
 extern void cm_partition_split_catch_up(void *split);
 extern void cm_partition_split_replay(CmSplit *split, int limit);
+extern bool cm_partition_split_follow(CmSplit *split);
+
+/* in partition_pause.c: when it may begin, and go on */
+extern char *cm_partition_split_cost(Oid rest);
+extern bool cm_partition_split_may_begin(const CmSplit *split, const CmPartitionWork *work, CmSplitPause *pause);
+extern bool cm_partition_split_pause(CmSplit *split, CmSplitPause *pause);
 
 #endif							/* CM_PARTITION_SPLIT_H */
