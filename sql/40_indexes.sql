@@ -91,11 +91,11 @@ AS 'MODULE_PATHNAME', 'cm_unplan_index';
 COMMENT ON FUNCTION concertmaster.unplan_index(name, name) IS
 'Takes an index out of the plan; the index itself stays as it is.  Arguments: schema_name and index_name, as in view indexes.  To change a plan, take it out and insert it anew.  Errors: 42704 not planned, 42501 not the owner of its table, 25006 on a standby.  Open to everybody, for tables that they own; where the table is gone, for those who may create it again.';
 
-CREATE PROCEDURE concertmaster.build_indexes(phase integer DEFAULT NULL)
+CREATE PROCEDURE concertmaster.build_indexes(phase integer DEFAULT NULL, ignore_window boolean DEFAULT false)
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'cm_build_indexes';
-COMMENT ON PROCEDURE concertmaster.build_indexes(integer) IS
-'Builds the planned indexes of the caller''s tables in a background worker, without blocking writers, and waits; shows progress as notices.  Argument: phase, as in index_plan; NULL: all phases in order.  Indexes that are there are kept, leftovers of a build that was interrupted are replaced, an index of the same name but another definition is left alone with a warning.  One with a hot window is dropped from partitions that have aged out of it, where it was built for that window and has no other use.  If some fail, the others are built all the same.  Errors: 22023 for a phase without an index of a table that the caller owns; the SQLSTATE of the first index that failed; 25001 inside a transaction block, 25006 on a standby, 53000 without a free worker.  Open to everybody, for tables that they own.';
+COMMENT ON PROCEDURE concertmaster.build_indexes(integer, boolean) IS
+'Builds the planned indexes of the caller''s tables in a background worker, without blocking writers, and waits; shows progress as notices.  Arguments: phase, as in index_plan; NULL: all phases in order; ignore_window: true to build outside of concertmaster.build_window too, in this call.  What may not begin now, because of the window or because standbys are too far behind, is put off with a warning, and built by the phase''s job when it may.  Indexes that are there are kept, leftovers of a build that was interrupted are replaced, an index of the same name but another definition is left alone with a warning.  One with a hot window is dropped from partitions that have aged out of it, where it was built for that window and has no other use.  If some fail, the others are built all the same.  Errors: 22023 for a phase without an index of a table that the caller owns; 53100 where concertmaster.min_free_disk would be gone below; the SQLSTATE of the first index that failed; 25001 inside a transaction block, 25006 on a standby, 53000 without a free worker.  Open to everybody, for tables that they own.';
 
 CREATE FUNCTION concertmaster._wake_hot_indexes(relation regclass) RETURNS void
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
@@ -128,6 +128,13 @@ AS 'MODULE_PATHNAME', 'cm__index_progress';
 COMMENT ON FUNCTION concertmaster._index_progress() IS
 'Internal: the index builds going on in this database on tables that the caller owns (members of pg_monitor: on all): process, table and how much is done, 0 to 1.  No errors.  Behind view indexes, hence executable by PUBLIC.';
 
+CREATE FUNCTION concertmaster._index_estimate(schema_name name, index_name name,
+    OUT bytes bigint, OUT duration interval, OUT basis text, OUT has_room boolean)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cm__index_estimate';
+COMMENT ON FUNCTION concertmaster._index_estimate(name, name) IS
+'Internal: what building a planned index takes on the tables that lack it: bytes, duration, what that is based on, and whether there is room on the disk.  Arguments: as in index_plan.  NULLs if nothing is missing, if the caller neither owns the table nor is a member of pg_monitor, or if the definition does not fit the table.  Behind view indexes, hence executable by PUBLIC.';
+
 /*
  * Reads catalogs alone, so that it waits for nobody.  roots: the index that
  * has the planned name, or serves under another; for a hot window, the ones
@@ -145,6 +152,7 @@ SELECT p.phase, p.schema_name, p.table_name, p.index_name,
                   ELSE least(100, 100 * (i.leaves_valid + coalesce(w.fraction, 0)) / greatest(t.leaves, 1))
              END::numeric, 1) AS percent_done,
        i.size_bytes,
+       e.bytes AS estimated_bytes, e.duration AS estimated_duration, e.basis AS estimate_basis, e.has_room,
        i.scans,
        CASE WHEN s.serving_relid = ANY (r.roots) THEN
            (SELECT a.relname FROM pg_catalog.pg_class a
@@ -201,6 +209,10 @@ SELECT p.phase, p.schema_name, p.table_name, p.index_name,
        SELECT CASE WHEN p.hot_window IS NOT NULL AND c.relkind = 'p' THEN s.leaf_total
                    ELSE count(*) FILTER (WHERE tree.relkind <> 'p') END AS leaves
          FROM tree) t ON true
+  LEFT JOIN LATERAL (
+       SELECT g.bytes, g.duration, g.basis, g.has_room
+         FROM concertmaster._index_estimate(p.schema_name, p.index_name) g
+        WHERE w.pid IS NULL AND i.is_valid IS NOT TRUE AND h.none_hot IS NOT TRUE) e ON true
  WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_monitor', 'USAGE')
  ORDER BY p.phase, p.schema_name, p.table_name, p.index_name;
 COMMENT ON VIEW concertmaster.indexes IS 'one row per planned index of the tables that you own (members of pg_monitor: of all) and how it stands';
@@ -211,10 +223,14 @@ COMMENT ON COLUMN concertmaster.indexes.index_name IS 'planned name of the index
 COMMENT ON COLUMN concertmaster.indexes.state IS 'planned (not there), building (or being dropped from partitions outside the hot window), valid or invalid (a build was interrupted or some partitions lack it; the next build finishes it)';
 COMMENT ON COLUMN concertmaster.indexes.percent_done IS 'how much of it is built, in per cent: partitions that have it, and about how far the one being built is';
 COMMENT ON COLUMN concertmaster.indexes.size_bytes IS 'size in bytes, over all partitions; of what is locked, as VACUUM last noted it';
+COMMENT ON COLUMN concertmaster.indexes.estimated_bytes IS 'about how many bytes the build will take where it is missing; NULL once it is built, or while it is; of partitions that are locked now nothing is in it';
+COMMENT ON COLUMN concertmaster.indexes.estimated_duration IS 'about how long that takes, at rates that are assumed (100 MB/s read, 2 µs to sort a row), without waits for old transactions';
+COMMENT ON COLUMN concertmaster.indexes.estimate_basis IS 'how good the estimate is: sibling index (the same on another partition: some per cent off), statistics (of the columns: within a third, mostly), types (no statistics, expressions, or an access method whose size depends on the values, gin and gist: a factor of three and more)';
+COMMENT ON COLUMN concertmaster.indexes.has_room IS 'true if there is room for that on the disk, with what is sorted and written to WAL, above concertmaster.min_free_disk; false: a build would fail with 53100';
 COMMENT ON COLUMN concertmaster.indexes.scans IS 'scans of it, over all partitions, since statistics were reset';
 COMMENT ON COLUMN concertmaster.indexes.adopted_index IS 'name of an equivalent index that serves instead; NULL: none';
 COMMENT ON COLUMN concertmaster.indexes.last_run IS 'when a build last looked at it';
-COMMENT ON COLUMN concertmaster.indexes.sqlstate IS 'SQLSTATE of the last failure; 42P07: the name is taken by something else; 55P03: put off; NULL after a success';
+COMMENT ON COLUMN concertmaster.indexes.sqlstate IS 'SQLSTATE of the last failure; 42P07: the name is taken by something else; 55P03: put off, as a lock was not to be had; 55000: put off, as it may not begin now; 53100: too little free disk; NULL after a success';
 COMMENT ON COLUMN concertmaster.indexes.message IS 'what the last build did, or why it could not';
 COMMENT ON COLUMN concertmaster.indexes.detail IS 'detail of the last failure';
 COMMENT ON COLUMN concertmaster.indexes.hint IS 'what to do about the last failure';

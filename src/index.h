@@ -16,6 +16,8 @@
 #include "utils/relcache.h"
 #include "utils/timestamp.h"
 
+#include "pace.h"
+
 /* A row of index_plan; strings live as long as the row's memory context. */
 typedef struct CmIndexPlan
 {
@@ -50,6 +52,25 @@ typedef struct CmIndexShape
 	List	   *predicate;		/* likewise, implicitly ANDed */
 } CmIndexShape;
 
+/* What an estimate is based on, the best first. */
+typedef enum CmIndexBasis
+{
+	CM_INDEX_BASIS_SIBLING,		/* the same index on another partition */
+	CM_INDEX_BASIS_STATISTICS,
+	CM_INDEX_BASIS_TYPES
+} CmIndexBasis;
+
+/* What building an index takes, on the tables that lack it. */
+typedef struct CmIndexEstimate
+{
+	int			tables;			/* how many these are */
+	int64		bytes;
+	int64		sort_bytes;		/* of sorting beside memory, at a time */
+	double		milliseconds;
+	Oid			tablespace;		/* InvalidOid: the database's own */
+	CmIndexBasis basis;			/* the worst of all */
+} CmIndexEstimate;
+
 /* What there is of a planned index on one table. */
 typedef enum CmIndexVerdict
 {
@@ -69,6 +90,7 @@ typedef struct CmIndexLook
 	Oid			relid;			/* table, partitioned table or partition */
 	const char *index_name;		/* name that the index shall have there */
 	Oid			parent_index;	/* index to attach it to, or InvalidOid */
+	Oid			model;			/* the same on another table, to estimate by; or InvalidOid */
 
 	CmIndexVerdict verdict;
 	Oid			index_oid;		/* the index that was found */
@@ -81,13 +103,16 @@ typedef struct CmIndexLook
 	char	   *index;			/* schema.index_name, quoted */
 	char	   *found;			/* the index that was found, likewise */
 	List	   *debris;			/* what REINDEX of it left, likewise */
+	CmIndexEstimate estimate;	/* if it is to be built, and the table is not empty */
+	bool		may_build;		/* it was asked whether that may begin */
 } CmIndexLook;
 
 /* How far the work on one table, or one row, came. */
 typedef enum CmIndexResult
 {
 	CM_INDEX_DONE,
-	CM_INDEX_DEFERRED,				/* a lock was not to be had */
+	CM_INDEX_DEFERRED,				/* a lock was not to be had, or it may not begin now */
+	CM_INDEX_NOT_ASKED,				/* it has to be asked first whether it may */
 	CM_INDEX_TABLE_GONE					/* the table was dropped meanwhile */
 } CmIndexResult;
 
@@ -109,6 +134,9 @@ typedef struct CmIndexRow
 	char	   *message;		/* what was done, if there is more to say */
 	Oid			conflict;		/* what has the name, or InvalidOid */
 	int			blocked_by;
+	CmPace		pace;			/* why it was put off, if that was no lock */
+	int		   *patience_ms;	/* of the run, with what pace.h is about */
+	bool		ignore_window;
 } CmIndexRow;
 
 /* in index_plan.c: what a row of index_plan means */
@@ -124,6 +152,13 @@ extern char *cm_index_leaf_name(const char *relation_name, const char *index_nam
 extern void cm_index_sort_leaves(CmIndexRow *row, List **hot, List **cold);
 extern CmIndexResult cm_index_drop_cold(CmIndexRow *row, Oid relid);
 extern char *cm_index_hot_message(const CmIndexRow *row);
+
+/* in index_estimate.c: how large will it be, and may its build begin */
+extern void cm_index_estimate(const CmIndexPlan *plan, const CmIndexShape *shape, Relation rel,
+							  Oid model, CmIndexEstimate *estimate);
+extern void cm_index_estimate_missing(const CmIndexPlan *plan, const List *relids, CmIndexEstimate *estimate);
+extern Oid	cm_index_model(const List *indexes);
+extern bool cm_index_may_build(CmIndexRow *row, const char *relation, const CmIndexEstimate *estimate);
 
 /* in index_recover.c: what is there, and how to get rid of leftovers */
 extern bool cm_index_look(CmIndexLook *look);

@@ -22,11 +22,15 @@
  * stay INVALID: partitions that end inside the window get theirs each, and
  * those that have aged out of it lose it (index_hot.c).
  *
+ * Before a table with rows is built on, and before a parent index is made, it
+ * is asked whether that may begin now (pace.h), with nothing locked; if not,
+ * the row is deferred too, and says so in its pace.  Leftovers go before that.
+ *
  * Locks: SHARE UPDATE EXCLUSIVE on one leaf at a time; statements that others
  * queue behind run under the deadline.  What could not be had makes the row
  * deferred.
  *
- * After an error: session locks are given back in PG_FINALLY; transactions
+ * After an error: session locks are given back in PG_CATCH; transactions
  * are aborted by the functions that start them; what a concurrent build left
  * is removed at once if that is soon done, otherwise by the next run.
  *
@@ -152,6 +156,20 @@ create_on_leaf(CmIndexLook *look, bool *tried_plain)
 	return true;
 }
 
+/* Has an earlier build left something on the table? */
+static bool
+has_leftovers(const CmIndexLook *look)
+{
+	return look->verdict == CM_INDEX_LEFTOVER || look->debris != NIL;
+}
+
+/* Is the build one that has to be asked for, and was not yet? */
+static bool
+must_ask(const CmIndexLook *look)
+{
+	return look->estimate.tables > 0 && !look->may_build;
+}
+
 /*
  * Lock a table, look at it and do what is to be done, until its index is
  * valid.  The lock is kept from turn to turn unless a statement fails.
@@ -187,11 +205,15 @@ build_locked_leaf(CmIndexRow *row, CmIndexLook *look)
 				cm_index_drop_leftover(look);
 				break;
 			case CM_INDEX_REPAIR:
+				if (must_ask(look))
+					return CM_INDEX_NOT_ASKED;
 				if (!run_concurrently(look, psprintf("REINDEX INDEX CONCURRENTLY %s", look->found)))
 					return cm_index_deferred(row, look->relid, ShareUpdateExclusiveLock);
 				row->built = true;
 				break;
 			case CM_INDEX_MISSING:
+				if (must_ask(look))
+					return CM_INDEX_NOT_ASKED;
 				if (!create_on_leaf(look, &tried_plain))
 					return cm_index_deferred(row, look->relid, ShareUpdateExclusiveLock);
 				row->built = true;
@@ -206,6 +228,26 @@ build_locked_leaf(CmIndexRow *row, CmIndexLook *look)
 			 errdetail("It was changed by others while it was being built.")));
 }
 
+/* build_locked_leaf(), and the lock given back whatever happens. */
+static CmIndexResult
+lock_and_build_leaf(CmIndexRow *row, CmIndexLook *look)
+{
+	volatile CmIndexResult result = CM_INDEX_TABLE_GONE;
+
+	PG_TRY();
+	{
+		result = build_locked_leaf(row, look);
+	}
+	PG_CATCH();
+	{
+		cm_index_unlock_table(look->relid);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	cm_index_unlock_table(look->relid);
+	return result;
+}
+
 /*
  * Give one table or partition its index, valid.  *index_oid is what serves;
  * *attached tells whether it hangs on parent_index already.
@@ -213,7 +255,7 @@ build_locked_leaf(CmIndexRow *row, CmIndexLook *look)
 static CmIndexResult
 build_leaf(CmIndexRow *row, CmIndexLook *look)
 {
-	volatile CmIndexResult result = CM_INDEX_TABLE_GONE;
+	CmIndexResult result;
 
 	/* Most often there is nothing to do, which needs no lock to be seen. */
 	if (!cm_index_look(look))
@@ -222,17 +264,16 @@ build_leaf(CmIndexRow *row, CmIndexLook *look)
 		return CM_INDEX_TABLE_GONE;
 	if (look->verdict == CM_INDEX_VALID && look->debris == NIL)
 		return CM_INDEX_DONE;
-
-	PG_TRY();
+	for (;;)
 	{
-		result = build_locked_leaf(row, look);
+		/* What an earlier build left takes room and slows writers down: it goes first. */
+		result = must_ask(look) && !has_leftovers(look) ? CM_INDEX_NOT_ASKED : lock_and_build_leaf(row, look);
+		if (result != CM_INDEX_NOT_ASKED)
+			return result;
+		if (!cm_index_may_build(row, look->relation, &look->estimate))
+			return CM_INDEX_DEFERRED;
+		look->may_build = true;
 	}
-	PG_FINALLY();
-	{
-		cm_index_unlock_table(look->relid);
-	}
-	PG_END_TRY();
-	return result;
 }
 
 /* Attach a valid index of a partition to the parent's. */
@@ -325,6 +366,22 @@ require_no_foreign(const CmIndexPlan *plan)
 	cm_transaction_commit();
 }
 
+/*
+ * May it begin at all, with what all partitions take together?  Each is asked
+ * for again when its turn comes, also how long it takes.
+ */
+static bool
+may_build_tree(CmIndexRow *row, const CmIndexLook *look)
+{
+	CmIndexEstimate estimate;
+
+	cm_transaction_begin(GetSessionUserId());
+	cm_index_estimate_missing(look->plan, find_all_inheritors(look->relid, NoLock, NULL), &estimate);
+	cm_transaction_commit();
+	estimate.milliseconds = 0;
+	return estimate.tables == 0 || cm_index_may_build(row, look->relation, &estimate);
+}
+
 /* Make sure that a partitioned table has its parent index, valid or not. */
 static CmIndexResult
 build_parent(CmIndexRow *row, CmIndexLook *look)
@@ -344,6 +401,8 @@ build_parent(CmIndexRow *row, CmIndexLook *look)
 				throw_conflict(row, look);
 				break;
 			case CM_INDEX_MISSING:
+				if (!may_build_tree(row, look))
+					return CM_INDEX_DEFERRED;
 				if (!cm_attempt_statement(cm_index_statement(look->plan, look->relation,
 															 look->index_name, "ONLY"),
 										  look->owner, cm_lock_wish(NIL, look->relid, ShareLock)))
@@ -489,6 +548,8 @@ build_hot_leaf(CmIndexRow *row, Oid child, Oid parent_index)
 	if (describe_relation(child, &name) != '\0')
 	{
 		look.index_name = cm_index_leaf_name(name, row->plan.index_name);
+		if (row->nleaves > 0)
+			look.model = DatumGetObjectId(row->leaves[row->nleaves - 1]);
 		cm_progress_report(row->number, row->total, "building \"%s\" on \"%s\"",
 						   row->plan.index_name, name);
 		result = build_leaf(row, &look);

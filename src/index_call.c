@@ -459,7 +459,7 @@ warn_conflicts(int phase, MemoryContext context)
  * was put off, as soon as the launcher gets to it.
  */
 static void
-call_phase(FunctionCallInfo fcinfo, int phase, bool hot, MemoryContext context)
+call_phase(FunctionCallInfo fcinfo, int phase, bool hot, bool ignore_window, MemoryContext context)
 {
 	Interval	daily = {.day = 1};
 	Interval   *every = hot ? &daily : NULL;
@@ -469,7 +469,7 @@ call_phase(FunctionCallInfo fcinfo, int phase, bool hot, MemoryContext context)
 
 	name = MemoryContextStrdup(context, cm_job_own_name(name));
 	job_id = cm_job_upsert_named(name, CM_JOB_BUILD, NULL, phase, every, false);
-	if (cm_job_call(fcinfo, job_id, &message))
+	if (cm_job_call_anytime(fcinfo, job_id, ignore_window, &message))
 	{
 		if (message != NULL)
 			ereport(NOTICE, (errmsg("%s", message)));
@@ -478,7 +478,7 @@ call_phase(FunctionCallInfo fcinfo, int phase, bool hot, MemoryContext context)
 	{
 		(void) cm_job_upsert_named(name, CM_JOB_BUILD, NULL, phase, every, true);
 		ereport(WARNING,
-				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("some indexes of phase %d were put off", phase),
 				 message ? errdetail("%s.", message) : 0,
 				 errhint("Job \"%s\" tries again in the background; view concertmaster.indexes shows the state.", name)));
@@ -486,7 +486,7 @@ call_phase(FunctionCallInfo fcinfo, int phase, bool hot, MemoryContext context)
 	warn_conflicts(phase, context);
 }
 
-/* CALL build_indexes(phase): build one phase, or all in order, and wait. */
+/* CALL build_indexes(phase, ignore_window): build one phase, or all in order, and wait. */
 Datum
 cm_build_indexes(PG_FUNCTION_ARGS)
 {
@@ -513,7 +513,8 @@ cm_build_indexes(PG_FUNCTION_ARGS)
 	foreach(lc, phases)
 	{
 		MemoryContextSwitchTo(context);
-		call_phase(fcinfo, lfirst_int(lc), list_member_int(hot_phases, lfirst_int(lc)), context);
+		call_phase(fcinfo, lfirst_int(lc), list_member_int(hot_phases, lfirst_int(lc)),
+				   !PG_ARGISNULL(1) && PG_GETARG_BOOL(1), context);
 	}
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);

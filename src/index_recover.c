@@ -193,6 +193,14 @@ judge_name(CmIndexLook *look, Oid namespace)
 	ReleaseSysCache(tuple);
 }
 
+/* Does the look say that there is something to build that takes long? */
+static bool
+is_long_work(const CmIndexLook *look)
+{
+	return !look->empty && look->relkind != RELKIND_PARTITIONED_TABLE &&
+		(look->verdict == CM_INDEX_MISSING || look->verdict == CM_INDEX_LEFTOVER || look->verdict == CM_INDEX_REPAIR);
+}
+
 /* The step of cm_index_look(). */
 static void
 look_step(void *arg)
@@ -239,6 +247,11 @@ look_step(void *arg)
 	if (look->relkind != RELKIND_PARTITIONED_TABLE && OidIsValid(look->index_oid) &&
 		get_rel_relispartition(look->index_oid))
 		look->debris = find_debris(look, &shape);
+	memset(&look->estimate, 0, sizeof(CmIndexEstimate));
+	if (is_long_work(look))
+		cm_index_estimate(look->plan, &shape, rel, OidIsValid(look->parent_index) ?
+						  cm_index_model(find_inheritance_children(look->parent_index, NoLock)) : look->model,
+						  &look->estimate);
 	cm_scope_leave(&scope);
 	relation_close(rel, NoLock);
 }

@@ -15,6 +15,10 @@
  * often whoever was in the way is gone by then.  If some still are, the run
  * was put off, unless a row failed.
  *
+ * Rows whose builds may not begin now (pace.h) are put off too.  For standbys
+ * the run waits PATIENCE_MS in all, then it comes again later, as it does for
+ * a window that is closed: a worker that waits is one less for others.
+ *
  * Locks: none on a user's table.  After an error: each row has its fence
  * (build_row), which leaves no transaction open.  A cancel ends the run.
  *
@@ -39,10 +43,15 @@
 /* How long rows that were put off are tried again before the run ends, in ms. */
 #define MORE_ROUNDS_MS	3000
 
+/* How long a run waits until its builds may go on, in ms. */
+#define PATIENCE_MS		60000
+
 /* The whole run. */
 typedef struct BuildRun
 {
 	const CmJob *job;
+	MemoryContext context;
+	int			patience_ms;	/* that is left */
 	int			total;
 	int			done;
 	int			built;
@@ -50,6 +59,8 @@ typedef struct BuildRun
 	int			dropped;		/* from partitions outside their window */
 	int			conflicts;
 	int			deferred;		/* names out of step, or put off in every round */
+	int			waiting;		/* builds that may not begin now */
+	CmPace		pace;			/* why, of one of them */
 	int			failed;
 	int			sqlstate;		/* of the first failure */
 	int			blocked_by;
@@ -150,11 +161,32 @@ record_error(BuildRun *run, CmIndexRow *row, const ErrorData *edata)
 					 row->plan.index_name, edata->message);
 }
 
+/* A row may not be built now: count it and write it down. */
+static void
+record_wait(BuildRun *run, CmIndexRow *row)
+{
+	ErrorData	later = {.sqlerrcode = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE};
+
+	later.message = psprintf("put off: %s", row->pace.why);
+	later.hint = row->pace.reason == CM_PACE_WINDOW ?
+		psprintf("CALL concertmaster.build_indexes(%d, ignore_window => true) does not wait for that.", row->plan.phase) :
+		"View concertmaster.build_conditions shows how far the standbys are.";
+	save_end(row, &later, NULL);
+	run->waiting++;
+	run->pace = row->pace;
+	run->pace.why = MemoryContextStrdup(run->context, row->pace.why);
+}
+
 /* A row did not fail: count it and write it down. */
 static void
 record_result(BuildRun *run, CmIndexRow *row, CmIndexResult result)
 {
 	run->dropped += row->dropped_from;
+	if (result == CM_INDEX_DEFERRED && row->pace.reason != CM_PACE_GO)
+	{
+		record_wait(run, row);
+		return;
+	}
 	if (result == CM_INDEX_DEFERRED)
 	{
 		ErrorData	later = {.sqlerrcode = ERRCODE_LOCK_NOT_AVAILABLE,
@@ -177,7 +209,8 @@ record_result(BuildRun *run, CmIndexRow *row, CmIndexResult result)
 
 /*
  * Work on one row behind an error fence.  What an earlier round told of it is
- * void, except that something was built.  False if it was put off.
+ * void, except that something was built.  False if it was put off and is worth
+ * another try in this run.
  */
 static bool
 build_row(BuildRun *run, CmIndexRow *row)
@@ -186,7 +219,8 @@ build_row(BuildRun *run, CmIndexRow *row)
 	ErrorData  *volatile edata = NULL;
 	volatile CmIndexResult result = CM_INDEX_DONE;
 
-	*row = (CmIndexRow) {.plan = row->plan,.number = run->done,.total = run->total,.built = row->built};
+	*row = (CmIndexRow) {.plan = row->plan,.number = run->done,.total = run->total,.built = row->built,
+	.patience_ms = &run->patience_ms,.ignore_window = run->job->ignore_window};
 	save_begin(row);
 	PG_TRY();
 	{
@@ -204,7 +238,7 @@ build_row(BuildRun *run, CmIndexRow *row)
 	if (edata == NULL)
 	{
 		record_result(run, row, result);
-		return result != CM_INDEX_DEFERRED;
+		return result != CM_INDEX_DEFERRED || row->pace.reason != CM_PACE_GO;
 	}
 	cm_transaction_abort();
 	MemoryContextSwitchTo(context);
@@ -315,8 +349,12 @@ report_run(BuildRun *run, CmJobOutcome *outcome)
 		appendStringInfo(&text, ", %d in conflict with another of the same name", run->conflicts);
 	if (run->deferred > 0)
 		appendStringInfo(&text, ", %d put off", run->deferred);
+	if (run->waiting > 0)
+		appendStringInfo(&text, ", %d put off: %s", run->waiting, run->pace.why);
 	outcome->message = text.data;
-	outcome->deferred = run->deferred > 0;
+	outcome->deferred = run->deferred > 0 || run->waiting > 0;
+	if (run->deferred == 0)
+		outcome->not_before = run->pace.until;
 	outcome->blocked_by = outcome->deferred ? run->blocked_by : 0;
 }
 
@@ -352,7 +390,7 @@ build_rows(BuildRun *run, const List *rows, MemoryContext row_context)
 void
 cm_index_run(const CmJob *job, CmJobOutcome *outcome)
 {
-	BuildRun	run = {.job = job};
+	BuildRun	run = {.job = job,.context = CurrentMemoryContext,.patience_ms = PATIENCE_MS};
 	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "concertmaster index row",
 													  ALLOCSET_DEFAULT_SIZES);
 	List	   *rows = load_plan(job, &run.deferred);
