@@ -21,7 +21,9 @@
  *	 - A row that comes before the one that it references (in one statement, or
  *	   deferred) is filled by a deferred trigger, which sorts before the
  *	   server's own check of the same row and so spares it.  What is missing
- *	   by then is refused with the server's own words.
+ *	   by then is refused with the server's own words; so is such a row where
+ *	   the two tables have different owners, as its UPDATE would run triggers
+ *	   of the one with the rights of the other.
  *	 - Where the key of a referenced row changes, ON UPDATE CASCADE changes the
  *	   column.  Where its id changes, what the old key said has to hold:
  *	   the trigger sees that it runs in a cascade (the old pair is gone, the
@@ -92,6 +94,8 @@
 	" (c.generated, 'a column that references is generated, and not known when a trigger could look up the row', NULL)," \
 	" (pg_get_constraintdef(k.oid) ~ ', PERIOD [^,()]+\\)', 'it is about periods', NULL)," \
 	" (k.confupdtype = 'd', 'ON UPDATE SET DEFAULT could not be told from a change of the partition key', 'make it ON UPDATE CASCADE, SET NULL or NO ACTION')," \
+	" (k.condeferrable AND r.relowner <> $3, 'it is DEFERRABLE and its table has another owner: a row that comes first would be filled with rights that this one may not have'," \
+	"  format('have role %I own it, or make the foreign key NOT DEFERRABLE', pg_get_userbyid($3)))," \
 	" (NOT c.can_be_full AND k.condeferrable, 'it is MATCH SIMPLE over several columns that can be null, and DEFERRABLE: what is missing could not be refused in time'," \
 	"  'make the columns NOT NULL, or the foreign key NOT DEFERRABLE')," \
 	" (t.relforcerowsecurity AND t.relrowsecurity OR r.relforcerowsecurity AND r.relrowsecurity, 'row security is forced on the owner of one of the tables, who has to see all rows', 'ALTER TABLE ... NO FORCE ROW LEVEL SECURITY')," \
@@ -404,7 +408,7 @@ cm_composite_function(const CmConversion *conversion, const CmComposite *composi
 						 "        IF NEW.%s IS NULL THEN\n            %s\n        END IF;\n", column, missing);
 	appendStringInfo(&body,
 					 "        RETURN NEW;\n"
-					 "    ELSIF concertmaster_keys[1] IS NOT NULL THEN\n"
+					 "    ELSIF concertmaster_keys[1] IS NOT NULL AND (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = TG_RELID) = current_user THEN\n"
 					 "        UPDATE %s AS x SET %s = concertmaster_keys[1] WHERE %s AND x.%s IS NULL;\n"
 					 "    ELSIF TG_NARGS = 0 AND EXISTS (SELECT FROM %s AS x WHERE %s AND x.%s IS NULL) THEN\n"
 					 "        %s\n"
@@ -485,21 +489,28 @@ cm_composite_statements(const CmConversion *conversion, const CmComposite *compo
 }
 
 /*
- * Fill the rows of a range of blocks, "x.ctid >= ... AND x.ctid < ...".  It
- * waits for nobody: rows that are locked, here or there, are left.
+ * Find, and lock, the rows of a range of blocks ("x.ctid >= ... AND x.ctid <
+ * ...") that are not filled, and what they are to be filled with: two arrays.
+ * It waits for nobody: rows that are locked, here or there, are left.
  */
 char *
-cm_composite_fill(const CmConversion *conversion, const CmComposite *composite, const char *range)
+cm_composite_find(const CmConversion *conversion, const CmComposite *composite, const char *range)
 {
-	const char *column = quote_identifier(composite->column);
-
 	return psprintf("WITH x AS MATERIALIZED (SELECT x.ctid AS concertmaster_row, %s FROM ONLY %s AS x"
 					"  WHERE %s AND %s AND x.%s IS NULL FOR NO KEY UPDATE OF x SKIP LOCKED),"
-					" found AS MATERIALIZED (SELECT x.concertmaster_row, p.%s AS concertmaster_key FROM x JOIN ONLY %s AS p ON %s"
+					" found AS MATERIALIZED (SELECT x.concertmaster_row, p.%s::%s AS concertmaster_key FROM x JOIN ONLY %s AS p ON %s"
 					"  FOR KEY SHARE OF p SKIP LOCKED)"
-					" UPDATE ONLY %s AS c SET %s = found.concertmaster_key FROM found WHERE c.ctid = found.concertmaster_row",
-					composite->x_row, composite->table, range, composite->all_set, column,
-					conversion->key_quoted, conversion->quoted, composite->equal_x, composite->table, column);
+					" SELECT array_agg(concertmaster_row), array_agg(concertmaster_key) FROM found",
+					composite->x_row, composite->table, range, composite->all_set, quote_identifier(composite->column),
+					conversion->key_quoted, format_type_be(conversion->key_type), conversion->quoted, composite->equal_x);
+}
+
+/* Fill them: $1 and $2 are the arrays. */
+char *
+cm_composite_fill(const CmComposite *composite)
+{
+	return psprintf("UPDATE ONLY %s AS x SET %s = f.key FROM unnest($1, $2) AS f (row, key) WHERE x.ctid = f.row",
+					composite->table, quote_identifier(composite->column));
 }
 
 /* The index for cascades, where none begins with what references. */

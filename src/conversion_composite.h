@@ -56,7 +56,8 @@ typedef struct CmComposite
 extern void cm_conversion_look_composites(CmConversion *conversion);
 extern char *cm_composite_function(const CmConversion *conversion, const CmComposite *composite, bool swapped);
 extern List *cm_composite_statements(const CmConversion *conversion, const CmComposite *composite);
-extern char *cm_composite_fill(const CmConversion *conversion, const CmComposite *composite, const char *range);
+extern char *cm_composite_find(const CmConversion *conversion, const CmComposite *composite, const char *range);
+extern char *cm_composite_fill(const CmComposite *composite);
 extern char *cm_composite_index(const CmComposite *composite);
 extern char *cm_composite_key(const CmComposite *composite);
 

@@ -18,7 +18,7 @@
  *		done, the first three are not looked at again.
  *
  * Filling changes nothing that an application knows of, so it fires no trigger
- * but those ENABLEd ALWAYS, as logical replication does: updated_at stays,
+ * but those ENABLEd ALWAYS or REPLICA, as logical replication does: updated_at stays,
  * nothing is audited, and what is logged for materialized views is not about
  * the new column.  Foreign keys are not checked either: what is written has
  * been read from the row that is referenced, which is locked meanwhile.
@@ -99,25 +99,50 @@ set_local(const char *name, const char *value)
 	(void) set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* Fill a batch, in the transaction that is open, as the table's owner. */
+/* Become a table's owner, firing no triggers, and let rows be found by their place. */
 static void
-fill_batch(Making *making)
+enter_fill(CmScope *scope, Oid owner)
 {
-	const CmComposite *composite = making->composite;
-	char	   *range = psprintf("x.ctid >= '(%u,0)' AND x.ctid < '(%u,0)'", making->block, making->block + BATCH_BLOCKS);
-	CmScope		scope;
-
-	cm_owner_enter(&scope, making->conversion->owner, true);
+	cm_owner_enter(scope, owner, true);
 	set_local("row_security", "off");
 	set_local("session_replication_role", "replica");
 	set_local("enable_seqscan", "off");
 	set_local("enable_hashjoin", "off");
 	set_local("enable_mergejoin", "off");
-	cm_scope_connect(&scope);
-	if (SPI_execute(cm_composite_fill(making->conversion, composite, range), false, 0) != SPI_OK_UPDATE ||
-		SPI_execute(psprintf("SELECT FROM ONLY %s AS x WHERE %s AND %s AND x.%s IS NULL", composite->table, range,
+	cm_scope_connect(scope);
+}
+
+/*
+ * Fill a batch, in the transaction that is open.  Rows are found as the owner
+ * of the table that is converted, and written as that of their own: what is on
+ * it and runs then (a trigger ENABLEd ALWAYS) is his.
+ */
+static void
+fill_batch(Making *making)
+{
+	const CmComposite *composite = making->composite;
+	char	   *range = psprintf("x.ctid >= '(%u,0)' AND x.ctid < '(%u,0)'", making->block, making->block + BATCH_BLOCKS);
+	Oid			types[2] = {TIDARRAYOID, get_array_type(making->conversion->key_type)};
+	Datum		values[2];
+	bool		isnull;
+	CmScope		scope;
+	CmScope		inner;
+
+	enter_fill(&scope, making->conversion->owner);
+	if (SPI_execute(cm_composite_find(making->conversion, composite, range), false, 0) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "looking for rows to be filled failed");
+	values[0] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	values[1] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull);
+	if (!isnull)
+	{
+		enter_fill(&inner, cm_relation_owner(composite->relid));
+		if (SPI_execute_with_args(cm_composite_fill(composite), 2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+			elog(ERROR, "filling a column failed");
+		cm_scope_leave(&inner);
+	}
+	if (SPI_execute(psprintf("SELECT FROM ONLY %s AS x WHERE %s AND %s AND x.%s IS NULL", composite->table, range,
 							 composite->all_set, quote_identifier(composite->column)), false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "filling a column failed");
+		elog(ERROR, "looking for rows that are not filled failed");
 	making->left = SPI_processed > 0;
 	cm_scope_leave(&scope);
 }
@@ -266,15 +291,22 @@ cm_conversion_composites_ready(const CmConversion *conversion)
 
 /*
  * In the swap, when the new keys stand alone: the functions do what the old
- * ones did.  From now on nothing of them is ours.
+ * ones did.  From now on nothing of them is ours.  The table may have got
+ * another owner since they were made.
  */
 void
 cm_conversion_swap_composites(const CmConversion *conversion)
 {
+	const char *owner = quote_identifier(GetUserNameFromId(conversion->owner, false));
 	ListCell   *cell;
 
 	foreach(cell, conversion->composites)
-		cm_run_as(conversion->owner, cm_composite_function(conversion, lfirst(cell), true));
+	{
+		const CmComposite *composite = lfirst(cell);
+
+		cm_run_as(GetSessionUserId(), psprintf("ALTER FUNCTION %s() OWNER TO %s", composite->function, owner));
+		cm_run_as(conversion->owner, cm_composite_function(conversion, composite, true));
+	}
 	change_catalog("DELETE FROM concertmaster.conversion_key WHERE relid = $1", conversion->relid, InvalidOid);
 }
 

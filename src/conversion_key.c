@@ -83,7 +83,8 @@ static const char *const key_queries[] = {
 	"  FROM pg_constraint k JOIN pg_class r ON r.oid = k.conrelid JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = $2,"
 	"       LATERAL (SELECT $2 = ANY (k.confkey) AS has_key, $2 = ANY (k.confkey) AND r.relkind = 'r' AND k.conrelid <> $1 AS can_stay, (SELECT string_agg(quote_ident(c.attname), ', ' ORDER BY u.n)"
 	"                  FROM unnest(k.confkey) WITH ORDINALITY u(attnum, n) JOIN pg_attribute c ON c.attrelid = $1 AND c.attnum = u.attnum) AS columns) h"
-	" WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND (h.has_key OR $4 IS DISTINCT FROM 'composite') ORDER BY r.relname, k.conname",
+	" WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND (h.has_key OR $4 IS DISTINCT FROM 'composite')"
+	"   AND NOT EXISTS (SELECT FROM concertmaster.conversion_key n WHERE n.new_key = k.oid) ORDER BY r.relname, k.conname",
 };
 
 /* A unique index without the key, as another one has to be declared that has it. */

@@ -40,7 +40,7 @@
 #include "utils/memutils.h"
 
 #include "concertmaster.h"
-#include "conversion_composite.h"
+#include "conversion.h"
 
 /* In the order of CmFindingStatus; what the queries say. */
 static const char *const status_words[] = {"ok", "carried", "to_accept", "accepted", "refused"};
@@ -209,8 +209,6 @@ forget_own(CmConversion *conversion)
 			IndexGetRelation(replacement, true) == conversion->relid)
 			forget_findings(conversion, RelationRelationId, replacement);
 	}
-	foreach(cell, conversion->composites)
-		forget_findings(conversion, ConstraintRelationId, ((CmComposite *) lfirst(cell))->new_key);
 	if (conversion->has_check)
 		forget_findings(conversion, ConstraintRelationId,
 						get_relation_constraint_oid(conversion->relid, conversion->check_name, true));

@@ -155,7 +155,7 @@ plan_composite(CmConversion *conversion, const CmComposite *composite)
 					NULL);
 	set_blocking(step, psprintf("AccessExclusiveLock on %s, ShareRowExclusiveLock on %s", composite->table, conversion->quoted));
 	step = add_step(conversion, CM_CONVERT_FILL_COLUMN, composite->table,
-					"8 blocks at a time; what writes the same rows waits for that; fires no trigger but those enabled always", NULL);
+					"8 blocks at a time; what writes the same rows waits for that; fires no trigger but those ENABLEd ALWAYS or REPLICA", NULL);
 	set_quiet(step, psprintf("RowExclusiveLock on %s, RowShareLock on %s, and on their rows", composite->table, conversion->quoted),
 			  scan_ms(composite->bytes) + composite->rows * FILL_MS_PER_ROW, composite->bytes);
 	if (composite->needs_index)
