@@ -40,3 +40,24 @@ COMMENT ON COLUMN concertmaster.conversion.fingerprint IS 'of the definition tha
 COMMENT ON COLUMN concertmaster.conversion.started_at IS 'when it was asked for';
 COMMENT ON COLUMN concertmaster.conversion.swapped_at IS 'when the tables were exchanged';
 COMMENT ON COLUMN concertmaster.conversion.ended_at IS 'when nothing was left to do';
+
+/*
+ * Foreign keys that are made to reference the partition key, too, until the
+ * tables are exchanged: by oid, so not dumped.
+ */
+CREATE TABLE concertmaster.conversion_key (
+    key             oid PRIMARY KEY,
+    relid           oid NOT NULL REFERENCES concertmaster.conversion ON DELETE CASCADE,
+    new_key         oid NOT NULL,
+    referencing     oid NOT NULL,
+    column_number   smallint NOT NULL,
+    function        oid NOT NULL
+);
+CREATE INDEX ON concertmaster.conversion_key (relid);
+COMMENT ON TABLE concertmaster.conversion_key IS 'foreign keys that are made to reference the partition key, too, until the tables are exchanged';
+COMMENT ON COLUMN concertmaster.conversion_key.key IS 'oid of the foreign key as it is';
+COMMENT ON COLUMN concertmaster.conversion_key.relid IS 'oid of the table that it references';
+COMMENT ON COLUMN concertmaster.conversion_key.new_key IS 'oid of the one that takes its place';
+COMMENT ON COLUMN concertmaster.conversion_key.referencing IS 'oid of the table whose it is';
+COMMENT ON COLUMN concertmaster.conversion_key.column_number IS 'of the column that this table has been given';
+COMMENT ON COLUMN concertmaster.conversion_key.function IS 'oid of the trigger function that fills it';

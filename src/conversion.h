@@ -49,7 +49,9 @@ typedef enum CmConversionStepKind
 	CM_CONVERT_ADD_CHECK,		/* the bound, NOT VALID */
 	CM_CONVERT_VALIDATE_CHECK,
 	CM_CONVERT_SET_NOT_NULL,
-	CM_CONVERT_BUILD_INDEX,		/* a unique index that has the key, too */
+	CM_CONVERT_BUILD_INDEX,		/* a unique index that has the key, too; one of a foreign key */
+	CM_CONVERT_ADD_COLUMN,		/* to a table with a foreign key to us, with what fills it */
+	CM_CONVERT_FILL_COLUMN,
 	CM_CONVERT_CREATE,			/* the partitioned table, with empty partitions */
 	CM_CONVERT_SWAP,
 	CM_CONVERT_VALIDATE_KEY,	/* a foreign key to us */
@@ -103,7 +105,7 @@ typedef struct CmConversionWish
 	int64		width;			/* of a partition in numbers; 0: period counts */
 	char	   *epoch;			/* what an integer counts, or NULL */
 	char	   *timezone;
-	char	   *foreign_keys;	/* "drop" or NULL */
+	char	   *foreign_keys;	/* "drop", "composite" or NULL */
 	List	   *accept;			/* codes, of char * */
 } CmConversionWish;
 
@@ -137,6 +139,7 @@ typedef struct CmConversion
 
 	List	   *unique_indexes; /* CmConversionIndex *, those without the key */
 	List	   *references;		/* CmConversionReference * */
+	List	   *composites;		/* CmComposite *: foreign keys that are to have the key, too */
 	List	   *referenced;		/* oids of tables that foreign keys of it reference */
 	List	   *findings;		/* CmFinding * */
 	List	   *steps;			/* CmConversionStep *, in order */

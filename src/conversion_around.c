@@ -182,6 +182,7 @@ static const char *const around_queries[] = {
 	"                    || CASE WHEN f.prosrc ~* ($5 || '\"?\\s*%\\s*rowtype\\M') THEN '; it has a variable of the row type, which sessions that ran it keep' ELSE '' END AS worry) w"
 	" WHERE l.lanname NOT IN ('c', 'internal') AND f.prosqlbody IS NULL AND f.prosrc ~* ('(^|\\W)' || $5 || '(\\W|$)')"
 	"   AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_proc'::regclass AND e.objid = f.oid AND e.deptype = 'e')"
+	"   AND NOT EXISTS (SELECT FROM concertmaster.conversion_key n WHERE n.function = f.oid)"
 	"   AND f.pronamespace <> 'pg_catalog'::regnamespace AND f.pronamespace <> 'information_schema'::regnamespace ORDER BY 3",
 
 	/* 15, 17, 18: function f(t) does not exist, for the row of the new table */

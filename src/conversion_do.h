@@ -73,6 +73,12 @@ extern bool cm_conversion_finish(const CmConversionState *state, CmJobOutcome *o
 extern bool cm_conversion_undo(const CmConversionState *state, const CmConversion *conversion,
 							   CmJobOutcome *outcome);
 
+/* in conversion_fill.c: foreign keys that are to reference the key, too */
+extern bool cm_conversion_make_composites(const CmConversion *conversion, CmJobOutcome *outcome);
+extern bool cm_conversion_composites_ready(const CmConversion *conversion);
+extern void cm_conversion_swap_composites(const CmConversion *conversion);
+extern bool cm_conversion_drop_composites(Oid relid, bool all, CmJobOutcome *outcome);
+
 /* in conversion_explain.c: arguments of both doors; an error unless the table is the caller's */
 extern Oid	cm_conversion_arguments(FunctionCallInfo fcinfo, CmConversionWish *wish);
 

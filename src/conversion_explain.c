@@ -37,6 +37,7 @@ static const char *const status_names[] = {"ok", "carried over", "to accept", "a
 /* In the order of CmConversionStepKind. */
 static const char *const step_names[] = {
 	"add_check", "validate_check", "set_not_null", "build_index",
+	"add_column", "fill_column",
 	"create_table", "swap", "validate_foreign_key", "drop_check", "analyze"
 };
 
@@ -259,10 +260,11 @@ check_period(const CmConversionWish *wish, Oid key_type)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"width\" is for keys that are numbers"),
 				 errhint("Leave it out.")));
-	if (wish->foreign_keys != NULL && strcmp(wish->foreign_keys, "drop") != 0)
+	if (wish->foreign_keys != NULL && strcmp(wish->foreign_keys, "drop") != 0 &&
+		strcmp(wish->foreign_keys, "composite") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"foreign_keys\" must be \"drop\" or null")));
+				 errmsg("argument \"foreign_keys\" must be \"composite\", \"drop\" or null")));
 }
 
 /* The table that an argument names; an error unless it is the caller's. */

@@ -153,6 +153,8 @@ cm_conversion_undo(const CmConversionState *state, const CmConversion *conversio
 
 	if (!cm_attempt_commit(cm_conversion_drop_parent, (void *) conversion, GetSessionUserId(), NIL))
 		return cm_conversion_put_off(outcome, "a table that this one references was locked", conversion->relid, AccessShareLock);
+	if (!cm_conversion_drop_composites(conversion->relid, true, outcome))
+		return false;
 	if (state->bound != NULL &&
 		!cm_attempt_commit(cm_conversion_drop_check, (void *) conversion, GetSessionUserId(),
 						   cm_lock_wish(NIL, conversion->relid, AccessExclusiveLock)))

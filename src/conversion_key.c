@@ -29,7 +29,7 @@
 #include "executor/spi.h"
 #include "utils/builtins.h"
 
-#include "conversion.h"
+#include "conversion_composite.h"
 
 /* Unique indexes whose key columns lack the partition key. */
 #define WITHOUT_KEY \
@@ -77,12 +77,14 @@ static const char *const key_queries[] = {
 	"            WHEN h.can_stay THEN 'made anew in the swap for the partitioned table, as NOT VALID, and validated after it'"
 	"            WHEN $4 = 'drop' THEN 'dropped in the swap'"
 	"            WHEN h.has_key THEN 'say foreign_keys => ''drop'', and add it to the partitioned table: made NOT VALID it cannot be, as the referencing table is partitioned or the table itself'"
-	"            ELSE 'say foreign_keys => ''drop'', or partition by a version 7 id, which keeps it' END AS remedy,"
+	"            WHEN k.conrelid = $1 OR r.relkind <> 'r' THEN 'say foreign_keys => ''drop'', or partition by a version 7 id, which keeps it'"
+	"            ELSE 'say foreign_keys => ''composite'', which gives the referencing table a column with the key, or ''drop'', or partition by a version 7 id, which keeps it' END AS remedy,"
 	"       'pg_constraint'::regclass AS classid, k.oid AS objid"
 	"  FROM pg_constraint k JOIN pg_class r ON r.oid = k.conrelid JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = $2,"
 	"       LATERAL (SELECT $2 = ANY (k.confkey) AS has_key, $2 = ANY (k.confkey) AND r.relkind = 'r' AND k.conrelid <> $1 AS can_stay, (SELECT string_agg(quote_ident(c.attname), ', ' ORDER BY u.n)"
 	"                  FROM unnest(k.confkey) WITH ORDINALITY u(attnum, n) JOIN pg_attribute c ON c.attrelid = $1 AND c.attnum = u.attnum) AS columns) h"
-	" WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 ORDER BY r.relname, k.conname",
+	" WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND (h.has_key OR $4 IS DISTINCT FROM 'composite')"
+	"   AND NOT EXISTS (SELECT FROM concertmaster.conversion_key n WHERE n.new_key = k.oid) ORDER BY r.relname, k.conname",
 };
 
 /* A unique index without the key, as another one has to be declared that has it. */
@@ -143,7 +145,8 @@ load_references(CmConversion *conversion)
 	int			rows = cm_conversion_select(conversion,
 											"SELECT k.conrelid, k.conname, $2 = ANY (k.confkey) AS has_key, coalesce(concertmaster._relation_size(k.conrelid), 0) AS bytes"
 											"  FROM pg_constraint k JOIN pg_class r ON r.oid = k.conrelid"
-											" WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 ORDER BY r.relname, k.conname");
+											" WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0"
+											"   AND NOT EXISTS (SELECT FROM concertmaster.conversion_key n WHERE n.new_key = k.oid) ORDER BY r.relname, k.conname");
 
 	for (int i = 0; i < rows; i++)
 	{
@@ -182,6 +185,8 @@ cm_conversion_look_keys(CmConversion *conversion)
 {
 	for (int i = 0; i < lengthof(key_queries); i++)
 		cm_conversion_ask(conversion, key_queries[i]);
+	if (conversion->wish->foreign_keys != NULL && strcmp(conversion->wish->foreign_keys, "composite") == 0)
+		cm_conversion_look_composites(conversion);
 	load_indexes(conversion);
 	load_references(conversion);
 	load_referenced(conversion);

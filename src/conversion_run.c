@@ -8,7 +8,8 @@
  * explain_conversion() shows, and does the first step that is not done yet,
  * as the server's catalog says:
  *
- *	 1. unique indexes that have the key, CONCURRENTLY
+ *	 1. unique indexes that have the key, CONCURRENTLY; and foreign keys to the
+ *		table that are to have it (conversion_fill.c)
  *	 2. the CHECK that holds the bound, NOT VALID, and its validation
  *	 3. NOT NULL for the key
  *	 4. the partitioned table (conversion_create.c)
@@ -355,6 +356,8 @@ exchange(Run *run)
 			if (!build_index(run, lfirst(cell)))
 				return false;
 		}
+		if (!cm_conversion_make_composites(run->conversion, run->outcome))
+			return false;
 		if (!OidIsValid(run->state->parent) || run->state->fingerprint == NULL || i > 0)
 		{
 			tell(run, psprintf("making the partitioned table \"%s\"", run->conversion->new_name));
@@ -376,6 +379,12 @@ exchange(Run *run)
 	return put_off(run, "the table's definition keeps changing", run->conversion->relid, AccessShareLock);
 }
 
+static bool
+wants_composites(const CmConversion *conversion)
+{
+	return conversion->wish->foreign_keys != NULL && strcmp(conversion->wish->foreign_keys, "composite") == 0;
+}
+
 /* All up to the swap. */
 static bool
 prepare(Run *run)
@@ -383,14 +392,18 @@ prepare(Run *run)
 	ListCell   *cell;
 
 	/* Even where the rest cannot be done. */
-	if (!forget_near_bound(run))
+	if (!forget_near_bound(run) ||
+		!cm_conversion_drop_composites(run->state->relid, !wants_composites(run->conversion), run->outcome))
 		return false;
+	look(run);
 	cm_conversion_require(run->conversion);
 	foreach(cell, run->conversion->unique_indexes)
 	{
 		if (!build_index(run, lfirst(cell)))
 			return false;
 	}
+	if (!cm_conversion_make_composites(run->conversion, run->outcome))
+		return false;
 
 	/* That can have taken days. */
 	look(run);

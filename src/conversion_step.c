@@ -22,8 +22,11 @@
 #include "utils/builtins.h"
 
 #include "concertmaster.h"
-#include "conversion.h"
+#include "conversion_composite.h"
 #include "pace.h"
+
+/* To write a row anew; assumed, and low. */
+#define FILL_MS_PER_ROW		0.01
 
 /* Bytes of an index entry beside those of its columns' own index: a timestamp, at most a uuid. */
 #define KEY_BYTES			16.0
@@ -131,6 +134,44 @@ plan_indexes(CmConversion *conversion)
 	}
 }
 
+/* A foreign key that is to have the key, too: the column, its values, an index if there is none, and the proof. */
+static void
+plan_composite(CmConversion *conversion, const CmComposite *composite)
+{
+	const char *column = quote_identifier(composite->column);
+	CmConversionStep *step;
+
+	step = add_step(conversion, CM_CONVERT_ADD_COLUMN, composite->table,
+					psprintf("one transaction: column %s %s, function %s() and triggers that fill it, and foreign key (%s, %s) -> (%s, %s), NOT VALID",
+							 column, composite->column_type, composite->function, composite->columns, column, composite->referenced, conversion->key_quoted),
+					NULL);
+	set_blocking(step, psprintf("AccessExclusiveLock on %s, ShareRowExclusiveLock on %s", composite->table, conversion->quoted));
+	step = add_step(conversion, CM_CONVERT_FILL_COLUMN, composite->table,
+					"8 blocks at a time; what writes the same rows waits for that; fires no trigger but those ENABLEd ALWAYS or REPLICA", NULL);
+	set_quiet(step, psprintf("RowExclusiveLock on %s, RowShareLock on %s, and on their rows", composite->table, conversion->quoted),
+			  cm_scan_milliseconds(composite->bytes) + composite->rows * FILL_MS_PER_ROW, composite->bytes);
+	if (composite->needs_index)
+	{
+		step = add_step(conversion, CM_CONVERT_BUILD_INDEX, composite->table, "for cascades; waits until older transactions are over",
+						cm_composite_index(composite));
+		set_quiet(step, psprintf("ShareUpdateExclusiveLock on %s", composite->table),
+				  cm_build_milliseconds(composite->bytes, composite->rows), composite->rows * 2 * KEY_BYTES);
+	}
+	step = add_step(conversion, CM_CONVERT_VALIDATE_KEY, composite->table, "reads the table; proves that every row is filled",
+					psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", composite->table, cm_composite_key(composite)));
+	set_quiet(step, psprintf("ShareUpdateExclusiveLock on %s, RowShareLock on %s", composite->table, conversion->quoted),
+			  cm_scan_milliseconds(composite->bytes), 0);
+}
+
+static void
+plan_composites(CmConversion *conversion)
+{
+	ListCell   *cell;
+
+	foreach(cell, conversion->composites)
+		plan_composite(conversion, lfirst(cell));
+}
+
 /* Tables at the other end of foreign keys, without repetition; outgoing ones or those to us. */
 static char *
 other_tables(const CmConversion *conversion, bool outgoing)
@@ -177,6 +218,18 @@ plan_swap(CmConversion *conversion)
 								conversion->quoted, outgoing, incoming, *outgoing || *incoming ? ", in this order" : ""));
 }
 
+/* Of a foreign key that the swap makes anew. */
+static void
+plan_validation(CmConversion *conversion, Oid relid, const char *name, int64 bytes)
+{
+	char	   *table = cm_relation_quoted(relid);
+	CmConversionStep *step;
+
+	step = add_step(conversion, CM_CONVERT_VALIDATE_KEY, table, "it holds for new rows from the swap on",
+					psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", table, quote_identifier(name)));
+	set_quiet(step, psprintf("ShareUpdateExclusiveLock on %s, RowShareLock on %s", table, conversion->quoted), cm_scan_milliseconds(bytes), 0);
+}
+
 /* What is left after it. */
 static void
 plan_rest(CmConversion *conversion)
@@ -188,12 +241,14 @@ plan_rest(CmConversion *conversion)
 	{
 		CmConversionReference *reference = lfirst(cell);
 
-		if (!reference->has_key || reference->relid == conversion->relid)
-			continue;
-		step = add_step(conversion, CM_CONVERT_VALIDATE_KEY, cm_relation_quoted(reference->relid), "it holds for new rows from the swap on",
-						psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", cm_relation_quoted(reference->relid), quote_identifier(reference->name)));
-		set_quiet(step, psprintf("ShareUpdateExclusiveLock on %s, RowShareLock on %s", cm_relation_quoted(reference->relid), conversion->quoted),
-				  cm_scan_milliseconds(reference->bytes), 0);
+		if (reference->has_key && reference->relid != conversion->relid)
+			plan_validation(conversion, reference->relid, reference->name, reference->bytes);
+	}
+	foreach(cell, conversion->composites)
+	{
+		CmComposite *composite = lfirst(cell);
+
+		plan_validation(conversion, composite->relid, composite->name, composite->bytes);
 	}
 	step = add_step(conversion, CM_CONVERT_DROP_CHECK, in_schema(conversion, conversion->old_name), "the partition's bound says the same",
 					psprintf("ALTER TABLE %s DROP CONSTRAINT %s", in_schema(conversion, conversion->old_name), quote_identifier(conversion->check_name)));
@@ -211,6 +266,7 @@ cm_conversion_plan_steps(CmConversion *conversion)
 	MemoryContext caller = MemoryContextSwitchTo(conversion->context);
 
 	plan_indexes(conversion);
+	plan_composites(conversion);
 	plan_bound(conversion);
 	plan_swap(conversion);
 	plan_rest(conversion);

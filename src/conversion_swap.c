@@ -65,6 +65,13 @@
 #define TRIGGERS_MOVED \
 	TRIGGERS " AND t.tgfoid <> 'concertmaster.log_changes()'::regprocedure"
 
+/* Foreign keys to the table that reference the key, with those whose place they take. */
+#define KEYS_WITH_KEY \
+	"  FROM pg_constraint k JOIN pg_class r ON r.oid = k.conrelid AND r.relkind = 'r' JOIN pg_attribute a ON a.attrelid = $1 AND quote_ident(a.attname) = $3" \
+	"  LEFT JOIN concertmaster.conversion_key n ON n.new_key = k.oid LEFT JOIN pg_constraint o ON o.oid = n.key," \
+	"       LATERAL (SELECT obj_description(coalesce(o.oid, k.oid), 'pg_constraint') AS description) d" \
+	" WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> $1 AND a.attnum = ANY (k.confkey)"
+
 /* Done to the table before the names are exchanged. */
 static const char *const before_queries[] = {
 	"SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', k.conrelid::regclass, k.conname) FROM pg_constraint k"
@@ -145,14 +152,12 @@ static const char *const after_queries[] = {
 	"           WHERE a.attrelid = $1 AND a.attnum = ANY (r.prattrs) HAVING count(*) > 0), ' WHERE (' || pg_get_expr(r.prqual, r.prrelid) || ')')"
 	"  FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = $1 ORDER BY p.pubname",
 
-	/* Those of plain tables that reference the key; the others are gone, as was asked. */
-	"SELECT format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', k.conrelid::regclass, k.conname, pg_get_constraintdef(k.oid),"
+	/* Those of plain tables that reference the key, under the name of one whose place they take; the others are gone, as was asked. */
+	"SELECT format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', k.conrelid::regclass, coalesce(o.conname, k.conname), pg_get_constraintdef(k.oid),"
 	"              CASE WHEN k.convalidated THEN ' NOT VALID' ELSE '' END)"
-	"  FROM pg_constraint k JOIN pg_class r ON r.oid = k.conrelid AND r.relkind = 'r', pg_attribute a WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> $1"
-	"   AND a.attrelid = $1 AND quote_ident(a.attname) = $3 AND a.attnum = ANY (k.confkey) ORDER BY k.conrelid, k.conname",
-	"SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, k.conrelid::regclass, obj_description(k.oid, 'pg_constraint'))"
-	"  FROM pg_constraint k JOIN pg_class r ON r.oid = k.conrelid AND r.relkind = 'r', pg_attribute a WHERE k.confrelid = $1 AND k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> $1"
-	"   AND a.attrelid = $1 AND quote_ident(a.attname) = $3 AND a.attnum = ANY (k.confkey) AND obj_description(k.oid, 'pg_constraint') IS NOT NULL",
+	KEYS_WITH_KEY " ORDER BY k.conrelid, k.conname",
+	"SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', coalesce(o.conname, k.conname), k.conrelid::regclass, d.description)"
+	KEYS_WITH_KEY " AND d.description IS NOT NULL",
 };
 
 /* An index of the table whose name the partitioned one gets. */
@@ -288,7 +293,7 @@ nothing_came_up(const CmConversion *conversion)
 		if (status == CM_FINDING_REFUSED || status == CM_FINDING_TO_ACCEPT)
 			return false;
 	}
-	return true;
+	return cm_conversion_composites_ready(now);
 }
 
 /* What our own catalog says of the table, it says of the partitioned one from now on. */
@@ -378,5 +383,6 @@ cm_conversion_swap(void *arg)
 										  conversion->quoted, legacy, conversion->bound));
 	rebind(swap, views);
 	cm_conversion_run_all(after, conversion->owner);
+	cm_conversion_swap_composites(conversion);
 	move_catalog(swap);
 }
