@@ -23,7 +23,7 @@
  * table's owner; they are written by queries that run as the extension's.
  *
  * Locks: ACCESS SHARE on the table; at the end SHARE ROW EXCLUSIVE on what it
- * references, which is why the end has a deadline.  After an error the abort
+ * references, for which the deadline of the settings counts.  After an error the abort
  * leaves nothing.  One that is to be replaced is dropped in a transaction before,
  * as that locks what it references against everybody.
  *
@@ -41,6 +41,9 @@
 #include "utils/memutils.h"
 
 #include "conversion_do.h"
+
+/* The longest time, in milliseconds, for what no reader or writer waits for. */
+#define MAKING_MS	5000
 
 /* As cm_conversion_meanwhile() has it. */
 #define MEANWHILE(oid) "'concertmaster_' || " oid
@@ -329,9 +332,10 @@ cm_conversion_drop_parent(void *arg)
 }
 
 /*
- * The step: make the table, complete but for partitions and triggers.  Nobody
- * waits for it until it comes to what it references, so the deadline counts
- * from there: with many indexes, or on a busy machine, the rest takes longer.
+ * The step: make the table, complete but for partitions and triggers.  Only who
+ * changes the table's definition waits for it, until it comes to what it
+ * references.  So the deadline counts from there: with many indexes, or on a
+ * busy machine, the rest takes longer.
  */
 void
 cm_conversion_create(void *arg)
@@ -340,12 +344,14 @@ cm_conversion_create(void *arg)
 
 	LockRelationOid(conversion->relid, AccessShareLock);
 	(void) cm_deadline_disarm();
+	cm_deadline_arm(Max(cm_ddl_deadline, MAKING_MS));
 	for (int i = 0; i < lengthof(create_queries); i++)
 	{
 		/* What references others is last, as its locks are. */
 		if (i == lengthof(create_queries) - 1)
 		{
 			create_replaced(conversion);
+			(void) cm_deadline_disarm();
 			cm_deadline_arm(cm_ddl_deadline);
 		}
 		cm_conversion_run_all(cm_conversion_texts(conversion, create_queries[i]), conversion->owner);
