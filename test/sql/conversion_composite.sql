@@ -151,11 +151,19 @@ SELECT t_id_at = t.at AS filled FROM c_deferrable JOIN t ON id = t_id WHERE id =
 BEGIN; DELETE FROM c_deferred WHERE t_id = 10003; DELETE FROM t WHERE id = 10005; ROLLBACK;
 \set VERBOSITY default
 -- Two rows with one id: one is meant if the statement says which.
-INSERT INTO t (id, at) VALUES (10005, now() + interval '1 month');
+INSERT INTO t (id, at) VALUES (10005, '2024-04-01');
 INSERT INTO c_plain (t_id) VALUES (10005);
 INSERT INTO c_plain (t_id, t_id_at) SELECT id, at FROM t WHERE id = 10005 RETURNING t_id;
 UPDATE c_plain SET touched = 0 WHERE t_id = 10005 RETURNING t_id;
 UPDATE c_plain SET t_id = 10005 WHERE n = 3003;
+-- One of late is taken, unless the statement says otherwise; the id of another changes to the same, and stays its own.
+INSERT INTO t (id) VALUES (10005), (7000);
+INSERT INTO c_plain (t_id) VALUES (10005) RETURNING t_id_at > '2026-01-01' AS of_late;
+INSERT INTO t (id, at) VALUES (6999, '2024-05-01'); INSERT INTO c_cascade (t_id) VALUES (6999);
+UPDATE t SET id = 7000 WHERE id = 6999;
+SELECT t_id, t_id_at FROM c_cascade WHERE t_id = 7000;
+UPDATE t SET id = 7001, at = now() WHERE id = 7000 AND at = '2024-05-01';
+SELECT t_id, t_id_at = (SELECT at FROM t WHERE id = 7001) AS moved FROM c_cascade WHERE t_id = 7001;
 -- A trigger that sets what references comes first.
 CREATE FUNCTION redirect() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.t_id := 7; RETURN NEW; END $$;
 CREATE TRIGGER z_redirect BEFORE INSERT ON c_cascade FOR EACH ROW EXECUTE FUNCTION redirect();
