@@ -569,3 +569,10 @@ cm_composite_index(const CmComposite *composite)
 {
 	return psprintf("CREATE INDEX CONCURRENTLY ON %s (%s, %s)", composite->table, composite->columns, quote_identifier(composite->column));
 }
+
+/* What it takes, about: two values, the id's and the key's, of 8 bytes mostly. */
+int64
+cm_composite_index_bytes(const CmComposite *composite)
+{
+	return (int64) (composite->rows * 32);
+}

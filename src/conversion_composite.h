@@ -59,6 +59,7 @@ extern List *cm_composite_statements(const CmConversion *conversion, const CmCom
 extern char *cm_composite_find(const CmConversion *conversion, const CmComposite *composite, const char *range);
 extern char *cm_composite_fill(const CmComposite *composite);
 extern char *cm_composite_index(const CmComposite *composite);
+extern int64 cm_composite_index_bytes(const CmComposite *composite);
 extern char *cm_composite_key(const CmComposite *composite);
 
 #endif							/* CM_CONVERSION_COMPOSITE_H */

@@ -11,6 +11,7 @@
 
 #include "concertmaster.h"
 #include "conversion.h"
+#include "pace.h"
 
 /* How far a conversion has come; the order is that of state_names. */
 typedef enum CmConversionPhase
@@ -74,7 +75,7 @@ extern bool cm_conversion_undo(const CmConversionState *state, const CmConversio
 							   CmJobOutcome *outcome);
 
 /* in conversion_fill.c: foreign keys that are to reference the key, too */
-extern bool cm_conversion_make_composites(const CmConversion *conversion, CmJobOutcome *outcome);
+extern bool cm_conversion_make_composites(const CmConversion *conversion, bool ignore_window, CmJobOutcome *outcome);
 extern bool cm_conversion_composites_ready(const CmConversion *conversion);
 extern void cm_conversion_swap_composites(const CmConversion *conversion);
 extern bool cm_conversion_drop_composites(Oid relid, bool all, CmJobOutcome *outcome);
@@ -86,6 +87,7 @@ extern Oid	cm_conversion_arguments(FunctionCallInfo fcinfo, CmConversionWish *wi
 extern char *cm_conversion_query(const char *sql, Oid relid, const char *name);
 extern void cm_conversion_require(const CmConversion *conversion);
 extern void cm_conversion_drop_check(void *conversion);
+extern bool cm_conversion_may(const CmPaceNeed *need, CmJobOutcome *outcome);
 extern bool cm_conversion_put_off(CmJobOutcome *outcome, const char *what, Oid relid, LOCKMODE mode);
 
 #endif							/* CM_CONVERSION_DO_H */

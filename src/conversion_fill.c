@@ -17,6 +17,9 @@
  *	 4. VALIDATE, which also proves that step 2 has left nothing; once that is
  *		done, the first three are not looked at again.
  *
+ * 2 and 3 are asked for before they begin, and 2 between two batches: what
+ * pace.h says may put the run off.
+ *
  * Filling changes nothing that an application knows of, so it fires no trigger
  * but those ENABLEd ALWAYS or REPLICA, as logical replication does: updated_at stays,
  * nothing is audited, and what is logged for materialized views is not about
@@ -57,6 +60,7 @@ typedef struct Making
 {
 	const CmConversion *conversion;
 	const CmComposite *composite;
+	bool		ignore_window;	/* of concertmaster.build_window: somebody said so */
 	BlockNumber block;			/* where a batch begins */
 	bool		left;			/* set: rows of it were locked */
 } Making;
@@ -163,14 +167,22 @@ fill(Making *making, CmJobOutcome *outcome)
 {
 	const CmComposite *composite = making->composite;
 	BlockNumber blocks = count_blocks(composite);
+	CmPaceNeed	need = {.what = psprintf("filling column %s of %s", quote_identifier(composite->column), composite->table),
+	.ignore_window = making->ignore_window};
 	List	   *todo = NIL;
 	int			shown = -1;
 
+	need.bytes = (int64) blocks * BLCKSZ;
+	if (!cm_conversion_may(&need, outcome))
+		return false;
+	need.bytes = 0;
 	for (BlockNumber block = 0; block < blocks; block += BATCH_BLOCKS)
 	{
 		int			percent = (int) ((double) block / blocks * 20) * 5;
 
 		CHECK_FOR_INTERRUPTS();
+		if (!cm_conversion_may(&need, outcome))
+			return false;
 		if (percent > shown)
 			cm_progress_report(percent, 100, "filling column %s of %s", quote_identifier(composite->column), composite->table);
 		shown = percent;
@@ -203,12 +215,21 @@ fill(Making *making, CmJobOutcome *outcome)
 
 /* The index, where one is needed; what a build left invalid is made anew.  False: put off. */
 static bool
-build(const CmConversion *conversion, const CmComposite *composite, CmJobOutcome *outcome)
+build(const Making *making, CmJobOutcome *outcome)
 {
+	const CmConversion *conversion = making->conversion;
+	const CmComposite *composite = making->composite;
+	CmPaceNeed	need = {.what = psprintf("building an index on %s", composite->table),
+		.bytes = cm_composite_index_bytes(composite),
+	.milliseconds = cm_build_milliseconds(composite->bytes, composite->rows),.ignore_window = making->ignore_window};
 	char	   *left;
 
 	if (!composite->needs_index)
 		return true;
+	if (need.bytes > maintenance_work_mem * INT64CONST(1024))
+		need.sort_bytes = need.bytes;
+	if (!cm_conversion_may(&need, outcome))
+		return false;
 	left = cm_conversion_query("SELECT format('DROP INDEX CONCURRENTLY %s', i.indexrelid::regclass) FROM pg_index i"
 							   "  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)"
 							   " WHERE i.indrelid = $1 AND NOT i.indisvalid AND a.attname = $2", composite->relid, composite->column);
@@ -242,9 +263,9 @@ validate(const CmConversion *conversion, const CmComposite *composite, CmJobOutc
 
 /* Steps 1 to 4 for one key.  False: put off. */
 static bool
-make_composite(const CmConversion *conversion, CmComposite *composite, CmJobOutcome *outcome)
+make_composite(const CmConversion *conversion, const CmComposite *composite, bool ignore_window, CmJobOutcome *outcome)
 {
-	Making		making = {.conversion = conversion,.composite = composite};
+	Making		making = {.conversion = conversion,.composite = composite,.ignore_window = ignore_window};
 
 	if (composite->validated)
 		return true;
@@ -257,19 +278,19 @@ make_composite(const CmConversion *conversion, CmComposite *composite, CmJobOutc
 			return cm_conversion_put_off(outcome, "a table with a foreign key, or the table itself, was locked", composite->relid, AccessExclusiveLock);
 	}
 	return fill(&making, outcome) &&
-		build(conversion, composite, outcome) &&
+		build(&making, outcome) &&
 		validate(conversion, composite, outcome);
 }
 
 /* All that are to reference the key.  False: put off.  In no transaction. */
 bool
-cm_conversion_make_composites(const CmConversion *conversion, CmJobOutcome *outcome)
+cm_conversion_make_composites(const CmConversion *conversion, bool ignore_window, CmJobOutcome *outcome)
 {
 	ListCell   *cell;
 
 	foreach(cell, conversion->composites)
 	{
-		if (!make_composite(conversion, lfirst(cell), outcome))
+		if (!make_composite(conversion, lfirst(cell), ignore_window, outcome))
 			return false;
 	}
 	return true;

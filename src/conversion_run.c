@@ -185,6 +185,20 @@ put_off(Run *run, const char *what, Oid relid, LOCKMODE mode)
 	return cm_conversion_put_off(run->outcome, what, relid, mode);
 }
 
+/* May long work begin now?  False: put off. */
+bool
+cm_conversion_may(const CmPaceNeed *need, CmJobOutcome *outcome)
+{
+	CmPace		pace;
+
+	if (cm_pace_may(need, &pace) || (pace.reason == CM_PACE_LAG && cm_pace_wait(need, PATIENCE_MS, &pace)))
+		return true;
+	outcome->deferred = true;
+	outcome->not_before = pace.until;
+	outcome->message = MemoryContextStrdup(TopMemoryContext, psprintf("put off: %s", pace.why));
+	return false;
+}
+
 /* May a unique index be built now?  False: put off. */
 static bool
 may_build(Run *run, const CmConversionIndex *index)
@@ -196,16 +210,10 @@ may_build(Run *run, const CmConversionIndex *index)
 		.milliseconds = cm_build_milliseconds(conversion->heap_bytes, conversion->rows),
 		.ignore_window = run->job->ignore_window,
 	};
-	CmPace		pace;
 
 	if (need.bytes > maintenance_work_mem * INT64CONST(1024))
 		need.sort_bytes = need.bytes;
-	if (cm_pace_may(&need, &pace) || (pace.reason == CM_PACE_LAG && cm_pace_wait(&need, PATIENCE_MS, &pace)))
-		return true;
-	run->outcome->deferred = true;
-	run->outcome->not_before = pace.until;
-	run->outcome->message = MemoryContextStrdup(TopMemoryContext, psprintf("put off: %s", pace.why));
-	return false;
+	return cm_conversion_may(&need, run->outcome);
 }
 
 /* An error if the disk is near full.  What follows writes next to nothing. */
@@ -356,7 +364,7 @@ exchange(Run *run)
 			if (!build_index(run, lfirst(cell)))
 				return false;
 		}
-		if (!cm_conversion_make_composites(run->conversion, run->outcome))
+		if (!cm_conversion_make_composites(run->conversion, run->job->ignore_window, run->outcome))
 			return false;
 		if (!OidIsValid(run->state->parent) || run->state->fingerprint == NULL || i > 0)
 		{
@@ -402,7 +410,7 @@ prepare(Run *run)
 		if (!build_index(run, lfirst(cell)))
 			return false;
 	}
-	if (!cm_conversion_make_composites(run->conversion, run->outcome))
+	if (!cm_conversion_make_composites(run->conversion, run->job->ignore_window, run->outcome))
 		return false;
 
 	/* That can have taken days. */

@@ -155,7 +155,7 @@ plan_composite(CmConversion *conversion, const CmComposite *composite)
 		step = add_step(conversion, CM_CONVERT_BUILD_INDEX, composite->table, "for cascades; waits until older transactions are over",
 						cm_composite_index(composite));
 		set_quiet(step, psprintf("ShareUpdateExclusiveLock on %s", composite->table),
-				  cm_build_milliseconds(composite->bytes, composite->rows), composite->rows * 2 * KEY_BYTES);
+				  cm_build_milliseconds(composite->bytes, composite->rows), cm_composite_index_bytes(composite));
 	}
 	step = add_step(conversion, CM_CONVERT_VALIDATE_KEY, composite->table, "reads the table; proves that every row is filled",
 					psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", composite->table, cm_composite_key(composite)));
