@@ -65,17 +65,4 @@ SELECT md5('response ' || n)::uuid, md5('form ' || 1 + n % 200)::uuid, CASE WHEN
        now() - n * interval '365 days' / :responses
   FROM generate_series(:responses, 1, -1) n;
 
--- As the strategy writes it.
-CREATE MATERIALIZED VIEW form_completion_stats AS
-SELECT
-    fr.form_schema_id,
-    fs.name as form_name,
-    DATE_TRUNC('day', fr.submitted_at) as day,
-    COUNT(*) as submissions,
-    COUNT(CASE WHEN fr.data->>'status' = 'complete' THEN 1 END) as completed,
-    AVG(CASE WHEN fr.data->>'completion_time' IS NOT NULL
-        THEN (fr.data->>'completion_time')::INTEGER END) as avg_completion_time
-FROM form_responses fr
-JOIN form_schemas fs ON fr.form_schema_id = fs.id
-WHERE fr.submitted_at > NOW() - INTERVAL '30 days'
-GROUP BY fr.form_schema_id, fs.name, DATE_TRUNC('day', fr.submitted_at);
+\ir ../test/fixtures/strategy_view.sql

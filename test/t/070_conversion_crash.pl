@@ -8,41 +8,23 @@ use warnings;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use ConcertmasterTest;
+use ConversionTest;
 
 my $node = new_node('main', database => 'd',
 	conf => "restart_after_crash = on\nconcertmaster.enabled = off\nconcertmaster.ddl_deadline = 60s\n");
 
 $node->safe_psql('d', slurp_file('test/fixtures/partition_violations.sql'));
 
-# Every DDL statement takes a number; the worker's one with the number that is
-# to be held waits for an advisory lock.
-$node->safe_psql('d', q{
-	CREATE SCHEMA s;
-	CREATE SEQUENCE s.statement;
-	CREATE TABLE s.hold (number bigint);
-	INSERT INTO s.hold VALUES (0);
-	CREATE FUNCTION s.hold() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
-	DECLARE
-		held bigint;
-	BEGIN
-		IF EXISTS (SELECT FROM pg_stat_activity WHERE pid = pg_backend_pid() AND backend_type = 'concertmaster worker') THEN
-			SELECT number INTO held FROM s.hold;
-			IF nextval('s.statement') = held THEN
-				PERFORM pg_advisory_lock_shared(4711);
-			END IF;
-		END IF;
-	END $$;
-});
+hold_statements($node);
 
 make_table('t');
 my $call = "CALL concertmaster.convert_to_partitioned('s.t', 'at', '1 month', foreign_keys => 'drop', accept => '{unique_index_without_column,trigger_sets_key}')";
 my $rows = $node->safe_psql('d', 'SELECT count(*) FROM s.t');
 
-$node->safe_psql('d', 'CREATE EVENT TRIGGER hold ON ddl_command_end EXECUTE FUNCTION s.hold()');
 my $steps = 0;
 for (my $number = 1;; $number++)
 {
-	last unless kill_at($number);
+	last unless kill_held($node, $number, $call);
 	$steps++;
 	$rows++;
 	$node->safe_psql('d', "INSERT INTO s.t (form, note) VALUES (3, 'after $number')");
@@ -68,7 +50,7 @@ for my $number (1, 3, 4)
 {
 	make_table("c$number");
 	my $before = definition("c$number");
-	my ($session, $pid) = begin_held($number, $call =~ s/s\.t'/s.c$number'/r);
+	my ($session, $pid) = begin_held($node, $number, $call =~ s/s\.t'/s.c$number'/r);
 	ok($pid, "statement $number is held");
 	psql_ok($node, 'd', "CALL concertmaster.cancel_conversion('s.c$number')", "cancelled at statement $number");
 	eval { $session->quit };
@@ -78,7 +60,7 @@ for my $number (1, 3, 4)
 
 # A bound that values come near is given up, also where something is in the way.
 make_table('near');
-my ($kept, $worker) = begin_held(3, $call =~ s/s\.t'/s.near'/r);
+my ($kept, $worker) = begin_held($node, 3, $call =~ s/s\.t'/s.near'/r);
 ok($worker, 'the constraint is there');
 $node->safe_psql('d', "SELECT pg_terminate_backend($worker)");
 eval { $kept->quit };
@@ -89,7 +71,7 @@ is($node->safe_psql('d', "SELECT count(*) FROM pg_constraint WHERE conname = 'ne
 # A call that is cancelled stops the conversion, until it is taken back.
 make_table('stop');
 my $before = definition('stop');
-my ($session, $pid) = begin_held(4, $call =~ s/s\.t'/s.stop'/r);
+my ($session, $pid) = begin_held($node, 4, $call =~ s/s\.t'/s.stop'/r);
 ok($pid, 'a statement is held');
 $node->safe_psql('d', "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL concertmaster.convert%' AND state = 'active'");
 poll_sql($node, 'd', "SELECT state FROM concertmaster.conversions WHERE table_name = 's.stop'::regclass", 'stopped', 'a cancelled call stops it');
@@ -103,11 +85,11 @@ is(definition('stop'), $before, '... the table is as it was');
 # What is done to the table between its copy and the exchange: nothing is lost.
 $node->safe_psql('d', "CREATE TABLE s.late (id integer UNIQUE, at timestamptz NOT NULL); CREATE TABLE s.late_child (id integer)");
 my $late = "CALL concertmaster.convert_to_partitioned('s.late', 'at', '1 month', accept => '{unique_index_without_column}')";
-($session, $pid) = begin_held(4, $late);
+($session, $pid) = begin_held($node, 4, $late);
 ok($pid, 'the copy is being made');
 $node->safe_psql('d', "ALTER TABLE s.late_child ADD FOREIGN KEY (id) REFERENCES s.late (id); CREATE RULE late AS ON INSERT TO s.late DO ALSO NOTIFY x");
-$session->query("SELECT 1");
-$session->quit;
+release_held();
+finish($session);
 is($node->safe_psql('d', "SELECT relkind FROM pg_class WHERE oid = 's.late'::regclass"), 'r', 'a foreign key and a rule that came up stop the exchange');
 is($node->safe_psql('d', "SELECT count(*) FROM pg_constraint WHERE confrelid = 's.late'::regclass"), '1', '... the foreign key is there');
 is($node->safe_psql('d', "SELECT count(*) FROM pg_rewrite WHERE ev_class = 's.late'::regclass"), '1', '... and the rule');
@@ -120,7 +102,7 @@ for my $change ('ALTER TABLE s.moved RENAME TO renamed', 'ALTER TABLE s.moved SE
 		$node->safe_psql('d', q{CREATE TABLE s.moved (id integer, at timestamptz NOT NULL)});
 		$node->safe_psql('d', q{CREATE ROLE moved_owner; GRANT CREATE, USAGE ON SCHEMA s TO moved_owner}) if $change =~ /OWNER/ && $end eq 'cancel';
 		my $oid = $node->safe_psql('d', "SELECT 's.moved'::regclass::oid");
-		($session, $pid) = begin_held(4, "CALL concertmaster.convert_to_partitioned('s.moved', 'at', '1 month')");
+		($session, $pid) = begin_held($node, 4, "CALL concertmaster.convert_to_partitioned('s.moved', 'at', '1 month')");
 		ok($pid, "$change: held in the exchange");
 		$node->safe_psql('d', "SELECT pg_terminate_backend($pid)");
 		eval { $session->quit };
@@ -136,7 +118,7 @@ for my $change ('ALTER TABLE s.moved RENAME TO renamed', 'ALTER TABLE s.moved SE
 
 # Cancelled in the moment of the exchange: it is seen that it came too late.
 $node->safe_psql('d', 'CREATE TABLE s.moment (id integer, at timestamptz NOT NULL)');
-($session, $pid) = begin_held(2, "CALL concertmaster.convert_to_partitioned('s.moment', 'at', '1 month')");
+($session, $pid) = begin_held($node, 2, "CALL concertmaster.convert_to_partitioned('s.moment', 'at', '1 month')");
 ok($pid, 'held before the exchange');
 $node->safe_psql('d', "SELECT pg_terminate_backend($pid)");
 eval { $session->quit };
@@ -186,40 +168,4 @@ sub definition
 		UNION ALL SELECT conname || pg_get_constraintdef(oid) FROM pg_constraint WHERE 's.$name'::regclass IN (conrelid, confrelid)
 		UNION ALL SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 's.$name'::regclass AND NOT tgisinternal
 		UNION ALL SELECT relkind::text FROM pg_class WHERE relnamespace = 's'::regnamespace AND relname LIKE '$name%' ORDER BY 1});
-}
-
-# Run a call until its worker waits at that statement; the session and the
-# worker's pid, or nothing if it came to its end before.
-sub begin_held
-{
-	my ($number, $sql) = @_;
-	$node->safe_psql('d', "SELECT setval('s.statement', 1, false); UPDATE s.hold SET number = $number");
-	my $session = $node->background_psql('d', on_error_stop => 0);
-	$session->query_until(qr/begun/, "SELECT pg_advisory_lock(4711);\n\\echo begun\n$sql;\n\\echo ended\n");
-	my $pid = '';
-	poll_until(sub {
-		$pid = $node->safe_psql('d', "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted");
-		$session->{run}->pump_nb;
-		return $pid ne '' || $session->{stdout} =~ /ended/;
-	});
-	return ($session, $pid);
-}
-
-# Kill the worker at that statement.  False if the call came to its end before.
-sub kill_at
-{
-	my ($number) = @_;
-	my ($session, $pid) = begin_held($number, $call);
-	if ($pid eq '')
-	{
-		$session->quit;
-		return 0;
-	}
-	my $then = $node->safe_psql('d', 'SELECT clock_timestamp()');
-	kill 'KILL', $pid;
-	# Every other process goes as well, then the server comes back by itself.
-	poll_sql($node, 'd', "SELECT backend_start > '$then' FROM pg_stat_activity WHERE backend_type = 'checkpointer'", 't',
-		"killed at statement $number: the server is back");
-	eval { $session->quit };
-	return 1;
 }

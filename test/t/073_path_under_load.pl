@@ -24,20 +24,8 @@ $node->safe_psql('d', "SET fixture.responses = $responses; " . slurp_file("$Find
 $node->safe_psql('d', slurp_file("$FindBin::RealBin/../fixtures/partition_violations.sql"));
 $node->safe_psql('d', q{
 	UPDATE form_responses SET data = data - 'completion_time' WHERE data ->> 'completion_time' !~ '^\d+$';
-	CREATE MATERIALIZED VIEW form_completion_stats AS
-	SELECT
-	    fr.form_schema_id,
-	    fs.name as form_name,
-	    DATE_TRUNC('day', fr.submitted_at) as day,
-	    COUNT(*) as submissions,
-	    COUNT(CASE WHEN fr.data->>'status' = 'complete' THEN 1 END) as completed,
-	    AVG(CASE WHEN fr.data->>'completion_time' IS NOT NULL
-	        THEN (fr.data->>'completion_time')::INTEGER END) as avg_completion_time
-	FROM form_responses fr
-	JOIN form_schemas fs ON fr.form_schema_id = fs.id
-	WHERE fr.submitted_at > NOW() - INTERVAL '30 days'
-	GROUP BY fr.form_schema_id, fs.name, DATE_TRUNC('day', fr.submitted_at);
 });
+$node->safe_psql('d', slurp_file("$FindBin::RealBin/../fixtures/strategy_view.sql"));
 $node->safe_psql('d', 'VACUUM ANALYZE');
 
 # What clients do.  Each kind has two that start anew every so many seconds, at

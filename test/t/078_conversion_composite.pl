@@ -7,35 +7,15 @@ use warnings;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use ConcertmasterTest;
+use ConversionTest;
 
 my $node = new_node('main', database => 'd',
 	conf => "restart_after_crash = on\nconcertmaster.enabled = off\nconcertmaster.ddl_deadline = 60s\n");
 
 $node->safe_psql('d', slurp_file('test/fixtures/partition_violations.sql'));
 
-# Every DDL statement, and every batch that is filled, takes a number; the
-# worker's one with the number that is to be held waits for an advisory lock.
-$node->safe_psql('d', q{
-	CREATE SCHEMA s;
-	CREATE SEQUENCE s.statement;
-	CREATE TABLE s.hold (number bigint);
-	INSERT INTO s.hold VALUES (0);
-	CREATE FUNCTION s.hold_now() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
-	DECLARE
-		held bigint;
-	BEGIN
-		IF EXISTS (SELECT FROM pg_stat_activity WHERE pid = pg_backend_pid() AND backend_type = 'concertmaster worker') THEN
-			SELECT number INTO held FROM s.hold;
-			IF nextval('s.statement') = held THEN
-				PERFORM pg_advisory_lock_shared(4711);
-			END IF;
-		END IF;
-	END $$;
-	CREATE FUNCTION s.hold() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM s.hold_now(); END $$;
-	CREATE FUNCTION s.hold_batch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM s.hold_now(); RETURN NULL; END $$;
-	CREATE EVENT TRIGGER hold ON ddl_command_end EXECUTE FUNCTION s.hold();
-});
-my $holder;
+hold_statements($node);
+$node->safe_psql('d', 'CREATE FUNCTION s.hold_batch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM s.hold_now(); RETURN NULL; END $$');
 my $call = "CALL concertmaster.convert_to_partitioned('s.t', 'at', '1 month', foreign_keys => 'composite', accept => '{unique_index_without_column}')";
 
 # Killed at a step, of tables of its own each, the next call goes on.  Statement
@@ -49,7 +29,7 @@ for (;;)
 {
 	$number += $number == 2 ? 7 : $swaps > 0 ? 5 : 1;
 	make_tables('t');
-	last unless kill_at($number);
+	last unless kill_held($node, $number, $call);
 	$steps++;
 	is(works('t'), 'ok', '... both tables work');
 	$swaps++ if $node->safe_psql('d', "SELECT fingerprint IS NOT NULL FROM concertmaster.conversion WHERE relid = 's.t'::regclass") eq 't';
@@ -71,7 +51,7 @@ for my $number (1, 2, 9, 10, 12, 13, 14, 16, 18)
 {
 	make_tables("k$number");
 	my $before = definition("k$number");
-	my ($session, $pid) = begin_held($number, $call =~ s/s\.t'/s.k$number'/r);
+	my ($session, $pid) = begin_held($node, $number, $call =~ s/s\.t'/s.k$number'/r);
 	ok($pid, "held at $number");
 	psql_ok($node, 'd', "CALL concertmaster.cancel_conversion('s.k$number')", "cancelled at $number");
 	eval { $session->quit };
@@ -83,7 +63,7 @@ is($node->safe_psql('d', "SELECT count(*) FROM pg_proc WHERE proname LIKE 'fill%
 
 # Asked for otherwise by the next call, what was made is taken back.
 make_tables('other');
-my ($session, $pid) = begin_held(13, $call =~ s/s\.t'/s.other'/r);
+my ($session, $pid) = begin_held($node, 13, $call =~ s/s\.t'/s.other'/r);
 $node->safe_psql('d', "SELECT pg_terminate_backend($pid)");
 eval { $session->quit };
 is($node->safe_psql('d', "SELECT count(*) FROM pg_attribute WHERE attrelid = 's.c_other'::regclass AND attname = 't_id_at'"), '1', 'the column is there');
@@ -93,11 +73,11 @@ is($node->safe_psql('d', "SELECT count(*) FROM pg_trigger WHERE tgrelid = 's.c_o
 
 # What others do to it meanwhile: a row that is locked is waited for, a foreign key that comes up is not lost, one that goes is forgotten.
 make_tables('busy');
-($session, $pid) = begin_held(10, $call =~ s/s\.t'/s.busy'/r);
+($session, $pid) = begin_held($node, 10, $call =~ s/s\.t'/s.busy'/r);
 ok($pid, 'the first batch is being filled');
 my $locker = $node->background_psql('d');
 $locker->query_safe('BEGIN; SELECT FROM s.c_busy WHERE n = 390 FOR UPDATE; SELECT FROM s.busy WHERE id = 300 FOR UPDATE');
-$holder->quit;
+release_held();
 poll_sql($node, 'd', 'SELECT count(*) FROM s.c_busy WHERE t_id IS NOT NULL AND t_id_at IS NULL', '2', 'all are filled but a locked row, and one that references such');
 $locker->query_safe('COMMIT');
 $locker->quit;
@@ -106,17 +86,17 @@ is($node->safe_psql('d', "SELECT relkind FROM pg_class WHERE oid = 's.busy'::reg
 is(orphans('busy'), '0', '... with that row');
 
 make_tables('late');
-($session, $pid) = begin_held(17, $call =~ s/s\.t'/s.late'/r);
+($session, $pid) = begin_held($node, 17, $call =~ s/s\.t'/s.late'/r);
 ok($pid, 'the copy is being made');
 $node->safe_psql('d', 'CREATE TABLE s.late_more (id integer REFERENCES s.late); INSERT INTO s.late_more VALUES (7)');
-$holder->quit;
+release_held();
 finish($session);
 is($node->safe_psql('d', "SELECT conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 's.late_more'::regclass AND contype = 'f' AND conparentid = 0"),
 	'late_more_id_fkey FOREIGN KEY (id, id_at) REFERENCES s.late(id, at) MATCH FULL ON UPDATE CASCADE', 'a key that came up meanwhile has the partition key, too');
 
 # Rows are filled in the window for builds alone; what is written meanwhile is filled.
 make_tables('paced');
-($session, $pid) = begin_held(9, $call =~ s/s\.t'/s.paced'/r);
+($session, $pid) = begin_held($node, 9, $call =~ s/s\.t'/s.paced'/r);
 ok($pid, 'indexes are built, and the column is being added');
 $node->safe_psql('d', "SELECT pg_terminate_backend($pid)");
 eval { $session->quit };
@@ -228,52 +208,4 @@ sub definition
 		UNION ALL SELECT proname::text FROM pg_proc WHERE pronamespace = 's'::regnamespace
 		UNION ALL SELECT relkind::text || relname FROM pg_class WHERE relnamespace = 's'::regnamespace AND relname LIKE '%$name%'
 		UNION ALL SELECT md5(string_agg(c::text, ' ' ORDER BY n)) FROM s.c_$name c ORDER BY 1});
-}
-
-# Let a session's call come to its end.
-sub finish
-{
-	my ($session) = @_;
-	poll_until(sub { $session->{run}->pump_nb; return $session->{stdout} =~ /ended/ });
-	$session->quit;
-	return;
-}
-
-# Run a call until its worker waits, for the lock of $holder, at that number;
-# the session and the worker's pid, or nothing if it came to its end before.
-sub begin_held
-{
-	my ($number, $sql) = @_;
-	$node->safe_psql('d', "SELECT setval('s.statement', 1, false); UPDATE s.hold SET number = $number");
-	eval { $holder->quit } if defined $holder;
-	$holder = $node->background_psql('d', on_error_stop => 0);
-	$holder->query('SELECT pg_advisory_lock(4711)');
-	my $session = $node->background_psql('d', on_error_stop => 0);
-	$session->query_until(qr/begun/, "\\echo begun\n$sql;\n\\echo ended\n");
-	my $pid = '';
-	poll_until(sub {
-		$pid = $node->safe_psql('d', "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted");
-		$session->{run}->pump_nb;
-		return $pid ne '' || $session->{stdout} =~ /ended/;
-	});
-	return ($session, $pid);
-}
-
-# Kill the worker at that number.  False if the call came to its end before.
-sub kill_at
-{
-	my ($number) = @_;
-	my ($session, $pid) = begin_held($number, $call);
-	if ($pid eq '')
-	{
-		$session->quit;
-		return 0;
-	}
-	my $then = $node->safe_psql('d', 'SELECT clock_timestamp()');
-	kill 'KILL', $pid;
-	# Every other process goes as well, then the server comes back by itself.
-	poll_sql($node, 'd', "SELECT backend_start > '$then' FROM pg_stat_activity WHERE backend_type = 'checkpointer'", 't',
-		"killed at $number: the server is back");
-	eval { $session->quit };
-	return 1;
 }
