@@ -88,6 +88,7 @@ extern char *cm_conversion_query(const char *sql, Oid relid, const char *name);
 extern void cm_conversion_require(const CmConversion *conversion);
 extern void cm_conversion_drop_check(void *conversion);
 extern bool cm_conversion_may(const CmPaceNeed *need, CmJobOutcome *outcome);
+extern bool cm_conversion_may_build(CmPaceNeed *need, CmJobOutcome *outcome);
 extern bool cm_conversion_put_off(CmJobOutcome *outcome, const char *what, Oid relid, LOCKMODE mode);
 
 #endif							/* CM_CONVERSION_DO_H */

@@ -17,8 +17,8 @@
  *	 4. VALIDATE, which also proves that step 2 has left nothing; once that is
  *		done, the first three are not looked at again.
  *
- * 2 and 3 are asked for before they begin, and 2 between two batches: what
- * pace.h says may put the run off.
+ * 2 and 3 are asked for before they begin, and 2 once a second between two
+ * batches: what pace.h says may put the run off.
  *
  * Filling changes nothing that an application knows of, so it fires no trigger
  * but those ENABLEd ALWAYS or REPLICA, as logical replication does: updated_at stays,
@@ -45,12 +45,16 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/timestamp.h"
 
 #include "conversion_composite.h"
 #include "conversion_do.h"
 
 /* Filled in one transaction. */
 #define BATCH_BLOCKS	8
+
+/* How often it is asked between batches whether to go on: a question takes as long as a batch, or longer. */
+#define ASK_EVERY_MS	1000
 
 /* How often what is locked is tried again before the run is put off. */
 #define MOST_ROUNDS		60
@@ -169,20 +173,26 @@ fill(Making *making, CmJobOutcome *outcome)
 	BlockNumber blocks = count_blocks(composite);
 	CmPaceNeed	need = {.what = psprintf("filling column %s of %s", quote_identifier(composite->column), composite->table),
 	.ignore_window = making->ignore_window};
-	List	   *todo = NIL;
+	List	   *locked = NIL;
+	TimestampTz asked;
 	int			shown = -1;
 
 	need.bytes = (int64) blocks * BLCKSZ;
 	if (!cm_conversion_may(&need, outcome))
 		return false;
 	need.bytes = 0;
+	asked = GetCurrentTimestamp();
 	for (BlockNumber block = 0; block < blocks; block += BATCH_BLOCKS)
 	{
 		int			percent = (int) ((double) block / blocks * 20) * 5;
 
 		CHECK_FOR_INTERRUPTS();
-		if (!cm_conversion_may(&need, outcome))
-			return false;
+		if (TimestampDifferenceExceeds(asked, GetCurrentTimestamp(), ASK_EVERY_MS))
+		{
+			if (!cm_conversion_may(&need, outcome))
+				return false;
+			asked = GetCurrentTimestamp();
+		}
 		if (percent > shown)
 			cm_progress_report(percent, 100, "filling column %s of %s", quote_identifier(composite->column), composite->table);
 		shown = percent;
@@ -191,23 +201,23 @@ fill(Making *making, CmJobOutcome *outcome)
 		fill_batch(making);
 		cm_transaction_commit();
 		if (making->left)
-			todo = lappend_int(todo, (int) block);
+			locked = lappend_int(locked, (int) block);
 	}
-	for (int round = 1; todo != NIL; round++)
+	for (int round = 1; locked != NIL; round++)
 	{
 		ListCell   *cell;
 
 		if (round > MOST_ROUNDS)
 			return cm_conversion_put_off(outcome, "rows of a referencing table were locked", composite->relid, RowExclusiveLock);
 		cm_retry_pause(round);
-		foreach(cell, todo)
+		foreach(cell, locked)
 		{
 			making->block = (BlockNumber) lfirst_int(cell);
 			cm_transaction_begin(GetSessionUserId());
 			fill_batch(making);
 			cm_transaction_commit();
 			if (!making->left)
-				todo = foreach_delete_current(todo, cell);
+				locked = foreach_delete_current(locked, cell);
 		}
 	}
 	return true;
@@ -226,9 +236,7 @@ build(const Making *making, CmJobOutcome *outcome)
 
 	if (!composite->needs_index)
 		return true;
-	if (need.bytes > maintenance_work_mem * INT64CONST(1024))
-		need.sort_bytes = need.bytes;
-	if (!cm_conversion_may(&need, outcome))
+	if (!cm_conversion_may_build(&need, outcome))
 		return false;
 	left = cm_conversion_query("SELECT format('DROP INDEX CONCURRENTLY %s', i.indexrelid::regclass) FROM pg_index i"
 							   "  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)"

@@ -199,6 +199,15 @@ cm_conversion_may(const CmPaceNeed *need, CmJobOutcome *outcome)
 	return false;
 }
 
+/* Likewise an index, of need->bytes: what memory cannot hold is sorted on disk. */
+bool
+cm_conversion_may_build(CmPaceNeed *need, CmJobOutcome *outcome)
+{
+	if (need->bytes > maintenance_work_mem * INT64CONST(1024))
+		need->sort_bytes = need->bytes;
+	return cm_conversion_may(need, outcome);
+}
+
 /* May a unique index be built now?  False: put off. */
 static bool
 may_build(Run *run, const CmConversionIndex *index)
@@ -211,9 +220,7 @@ may_build(Run *run, const CmConversionIndex *index)
 		.ignore_window = run->job->ignore_window,
 	};
 
-	if (need.bytes > maintenance_work_mem * INT64CONST(1024))
-		need.sort_bytes = need.bytes;
-	return cm_conversion_may(&need, run->outcome);
+	return cm_conversion_may_build(&need, run->outcome);
 }
 
 /* An error if the disk is near full.  What follows writes next to nothing. */

@@ -46,10 +46,10 @@ cm__note_refresh(PG_FUNCTION_ARGS)
 	if (!IsA(event->parsetree, RefreshMatViewStmt))
 		PG_RETURN_NULL();
 	view = RangeVarGetRelid(((RefreshMatViewStmt *) event->parsetree)->relation, NoLock, true);
-	log_relid = cm_log_leaf(view);
-	if (!OidIsValid(view) || view == cm_matview_refreshing || !OidIsValid(log_relid))
+	if (!OidIsValid(view) || view == cm_matview_refreshing)
 		PG_RETURN_NULL();
-	if (cm_log_track_zone(view) != NULL)
+	log_relid = cm_log_leaf(view);
+	if (OidIsValid(log_relid) && cm_log_track_zone(view) != NULL)
 		cm_log_insert(log_relid, view, 0, cm_log_reason(CM_LOG_BY_HAND));
 	PG_RETURN_NULL();
 }

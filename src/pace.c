@@ -171,8 +171,7 @@ window_lets(const CmPaceNeed *need, TimestampTz now, CmPace *pace)
 
 	if (need->ignore_window)
 		return true;
-	if (cm_windows_parse(cm_build_window, &windows) != NULL)
-		elog(ERROR, "invalid value of concertmaster.build_window: \"%s\"", cm_build_window);
+	cm_windows_current(&windows);
 	cm_windows_at(&windows, now, &state);
 	if (state.is_open && cm_windows_fit(&state, now, need->milliseconds))
 		return true;

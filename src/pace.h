@@ -78,6 +78,7 @@ extern double cm_build_milliseconds(double heap_bytes, double rows);
 
 /* in pace_disk.c: for what is only shown; in a transaction */
 extern bool cm_pace_has_room(const CmPaceNeed *need);
+extern char *cm_size_text(int64 bytes);
 
 /* in pace_window.c, pace_disk.c, pace_lag.c: what settings.c refuses */
 extern bool cm_check_build_window(char **newval, void **extra, GucSource source);

@@ -67,6 +67,7 @@ typedef struct CmStandby
 
 /* in pace_window.c: pure */
 extern const char *cm_windows_parse(const char *text, CmWindows *windows);
+extern void cm_windows_current(CmWindows *windows);
 extern void cm_windows_at(const CmWindows *windows, TimestampTz at, CmWindowState *state);
 extern bool cm_windows_fit(const CmWindowState *state, TimestampTz at, double milliseconds);
 
@@ -74,7 +75,6 @@ extern bool cm_windows_fit(const CmWindowState *state, TimestampTz at, double mi
 extern List *cm_disks_look(const CmPaceNeed *need, char **wal_kept);
 extern bool cm_disk_is_short(const CmDisk *disk);
 extern void cm_disks_require(const CmPaceNeed *need);
-extern char *cm_size_text(int64 bytes);
 
 /* in pace_lag.c */
 extern List *cm_standbys_look(XLogRecPtr upto);

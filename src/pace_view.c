@@ -81,8 +81,7 @@ put_window(ReturnSetInfo *result)
 	CmWindowState state;
 	Row			row;
 
-	if (cm_windows_parse(cm_build_window, &windows) != NULL)
-		elog(ERROR, "invalid value of concertmaster.build_window: \"%s\"", cm_build_window);
+	cm_windows_current(&windows);
 	cm_windows_at(&windows, GetCurrentTimestamp(), &state);
 	begin_row(&row, "window", windows.count == 0 ? "always" : cm_build_window, state.is_open,
 			  windows.count == 0 ? NULL :

@@ -195,6 +195,14 @@ cm_windows_parse(const char *text, CmWindows *windows)
 	}
 }
 
+/* The setting's value, which its check has seen. */
+void
+cm_windows_current(CmWindows *windows)
+{
+	if (cm_windows_parse(cm_build_window, windows) != NULL)
+		elog(ERROR, "invalid value of concertmaster.build_window: \"%s\"", cm_build_window);
+}
+
 /* Check hook of concertmaster.build_window. */
 bool
 cm_check_build_window(char **newval, void **extra, GucSource source)
@@ -266,7 +274,7 @@ lay_out(const CmWindows *windows, int today, Opening *openings)
 void
 cm_windows_at(const CmWindows *windows, TimestampTz at, CmWindowState *state)
 {
-	static Opening openings[(DAYS_BEFORE + DAYS_AFTER + 1) * CM_MAX_WINDOWS];
+	Opening		openings[(DAYS_BEFORE + DAYS_AFTER + 1) * CM_MAX_WINDOWS];
 	struct pg_tm tm;
 	fsec_t		fsec;
 	int			offset;

@@ -73,7 +73,7 @@ cm_partition_split_cost(Oid rest)
 	CmPaceNeed	need = {.tablespace = get_rel_tablespace(rest),.bytes = total_bytes(rest)};
 
 	return psprintf("all of the default partition is copied, about %s%s",
-					TextDatumGetCString(DirectFunctionCall1(pg_size_pretty, Int64GetDatum(need.bytes))),
+					cm_size_text(need.bytes),
 					cm_pace_has_room(&need) ? "" : ", for which there is no room above concertmaster.min_free_disk");
 }
 
