@@ -174,6 +174,7 @@ extern void cm_conversion_look_statements(CmConversion *conversion);
 
 /* in conversion_step.c */
 extern double cm_conversion_total(const CmConversion *conversion);
+extern char *cm_conversion_unique_index(const CmConversion *conversion, const CmConversionIndex *index);
 extern void cm_conversion_plan_steps(CmConversion *conversion);
 extern int64 cm_conversion_index_bytes(const CmConversion *conversion, const CmConversionIndex *index);
 

@@ -68,7 +68,6 @@ typedef struct Run
 	CmConversionState *state;
 	CmConversion *conversion;
 	char	   *next_bound;		/* that would be chosen now; NULL: none can be */
-	int			done;			/* steps, for progress */
 } Run;
 
 /*
@@ -156,12 +155,22 @@ look(Run *run)
 	MemoryContextSwitchTo(caller);
 }
 
-/* Say what is being done. */
+/* Say what is being done: the first step of that kind, or what of them has that statement. */
 static void
-tell(Run *run, const char *what)
+tell(const Run *run, CmConversionStepKind kind, const char *statement, const char *what)
 {
-	cm_progress_report(run->done, list_length(run->conversion->steps), "%s", what);
-	run->done++;
+	int			before = 0;
+	ListCell   *cell;
+
+	foreach(cell, run->conversion->steps)
+	{
+		const CmConversionStep *step = lfirst(cell);
+
+		if (step->kind == kind && (statement == NULL || strcmp(step->statement, statement) == 0))
+			break;
+		before++;
+	}
+	cm_progress_report(before, list_length(run->conversion->steps), "%s", what);
 }
 
 /*
@@ -240,19 +249,18 @@ build_index(Run *run, const CmConversionIndex *index)
 	const CmConversion *conversion = run->conversion;
 	char	   *valid = cm_conversion_query("SELECT i.indisvalid::text FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid"
 							" WHERE i.indrelid = $1 AND x.relname = $2", conversion->relid, index->replacement);
+	char	   *create = cm_conversion_unique_index(conversion, index);
 
 	if (valid != NULL && strcmp(valid, "true") == 0)
 		return true;
 	if (!may_build(run, index))
 		return false;
-	tell(run, psprintf("building unique index \"%s\"", index->replacement));
+	tell(run, CM_CONVERT_BUILD_INDEX, create, psprintf("building unique index \"%s\"", index->replacement));
 	if (valid != NULL &&
 		!cm_statement_run(psprintf("DROP INDEX CONCURRENTLY %s", cm_conversion_quoted(conversion, index->replacement)),
 						  conversion->owner, 0))
 		return put_off(run, "an index that a build left could not be dropped", conversion->relid, ShareUpdateExclusiveLock);
-	if (!cm_statement_run(psprintf("CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s)%s", quote_identifier(index->replacement),
-								   conversion->quoted, index->columns, index->suffix),
-						  conversion->owner, 0))
+	if (!cm_statement_run(create, conversion->owner, 0))
 		return put_off(run, "a unique index could not be built", conversion->relid, ShareUpdateExclusiveLock);
 	return true;
 }
@@ -315,7 +323,7 @@ prove_bound(Run *run)
 	if (run->state->bound == NULL)
 	{
 		require_disk(conversion);
-		tell(run, psprintf("adding constraint \"%s\"", conversion->check_name));
+		tell(run, CM_CONVERT_ADD_CHECK, NULL, psprintf("adding constraint \"%s\"", conversion->check_name));
 		if (!cm_attempt_commit(add_check, conversion, GetSessionUserId(),
 							   cm_lock_wish(NIL, conversion->relid, AccessExclusiveLock)))
 			return put_off(run, "the table was locked", conversion->relid, AccessExclusiveLock);
@@ -333,7 +341,7 @@ prove_bound(Run *run)
 	if (strcmp(valid, "true") == 0)
 		return true;
 	require_disk(conversion);
-	tell(run, psprintf("validating constraint \"%s\"", conversion->check_name));
+	tell(run, CM_CONVERT_VALIDATE_CHECK, NULL, psprintf("validating constraint \"%s\"", conversion->check_name));
 	return cm_statement_run(psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", conversion->quoted, quote_identifier(conversion->check_name)),
 							conversion->owner, 0) ||
 		put_off(run, "the constraint could not be validated", conversion->relid, ShareUpdateExclusiveLock);
@@ -347,7 +355,7 @@ set_not_null(Run *run)
 
 	if (conversion->key_not_null)
 		return true;
-	tell(run, psprintf("setting column %s NOT NULL", conversion->key_quoted));
+	tell(run, CM_CONVERT_SET_NOT_NULL, NULL, psprintf("setting column %s NOT NULL", conversion->key_quoted));
 	return cm_attempt_statement(psprintf("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL", conversion->quoted, conversion->key_quoted),
 								conversion->owner, cm_lock_wish(NIL, conversion->relid, AccessExclusiveLock)) ||
 		put_off(run, "the table was locked", conversion->relid, AccessExclusiveLock);
@@ -375,7 +383,7 @@ exchange(Run *run)
 			return false;
 		if (!OidIsValid(run->state->parent) || run->state->fingerprint == NULL || i > 0)
 		{
-			tell(run, psprintf("making the partitioned table \"%s\"", run->conversion->new_name));
+			tell(run, CM_CONVERT_CREATE, NULL, psprintf("making the partitioned table \"%s\"", run->conversion->new_name));
 			if (!cm_attempt_commit(cm_conversion_drop_parent, run->conversion, GetSessionUserId(), NIL) ||
 				!cm_attempt_commit(cm_conversion_create, run->conversion, GetSessionUserId(), NIL))
 				return put_off(run, "a table that this one references was locked", run->conversion->relid, AccessShareLock);
@@ -384,7 +392,7 @@ exchange(Run *run)
 		swap.conversion = run->conversion;
 		swap.parent = run->state->parent;
 		swap.fingerprint = run->state->fingerprint;
-		tell(run, "exchanging the tables");
+		tell(run, CM_CONVERT_SWAP, NULL, "exchanging the tables");
 		if (!cm_attempt_commit(cm_conversion_swap, &swap, GetSessionUserId(),
 							   cm_lock_wish(NIL, run->conversion->relid, AccessExclusiveLock)))
 			return put_off(run, "the table, or what the swap locks beside it, was locked", run->conversion->relid, AccessExclusiveLock);

@@ -114,6 +114,14 @@ plan_bound(CmConversion *conversion)
 	set_blocking(step, psprintf("AccessExclusiveLock on %s", conversion->quoted));
 }
 
+/* The statement that builds a unique index with the key. */
+char *
+cm_conversion_unique_index(const CmConversion *conversion, const CmConversionIndex *index)
+{
+	return psprintf("CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s)%s", quote_identifier(index->replacement),
+					conversion->quoted, index->columns, index->suffix);
+}
+
 /* Unique indexes with the key. */
 static void
 plan_indexes(CmConversion *conversion)
@@ -127,8 +135,7 @@ plan_indexes(CmConversion *conversion)
 
 		step = add_step(conversion, CM_CONVERT_BUILD_INDEX, in_schema(conversion, index->replacement),
 						psprintf("takes the place of %s; waits until older transactions are over", quote_identifier(index->name)),
-						psprintf("CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s)%s", quote_identifier(index->replacement),
-								 conversion->quoted, index->columns, index->suffix));
+						cm_conversion_unique_index(conversion, index));
 		set_quiet(step, psprintf("ShareUpdateExclusiveLock on %s", conversion->quoted), cm_build_milliseconds(conversion->heap_bytes, conversion->rows),
 				  cm_conversion_index_bytes(conversion, index));
 	}

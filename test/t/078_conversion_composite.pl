@@ -88,6 +88,7 @@ is(orphans('busy'), '0', '... with that row');
 make_tables('late');
 ($session, $pid) = begin_held($node, 17, $call =~ s/s\.t'/s.late'/r);
 ok($pid, 'the copy is being made');
+is($node->safe_psql('d', 'SELECT activity, total - done FROM concertmaster.progress_jobs'), 'making the partitioned table "late_partitioned"|5', '... with this one and four more to come');
 $node->safe_psql('d', 'CREATE TABLE s.late_more (id integer REFERENCES s.late); INSERT INTO s.late_more VALUES (7)');
 release_held();
 finish($session);
